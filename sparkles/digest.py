@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -93,7 +94,7 @@ def fingerprint(job: JobSpec, task: TaskSpec) -> Digest:
     return fingerprinter(job)(task)
 
 
-def fingerprinter(job: JobSpec):  # type: ignore[no-untyped-def]  # the exact type stands in the cast below
+def fingerprinter(job: JobSpec) -> Callable[[TaskSpec], Digest]:
     """`fingerprint` for many tasks of one job: what is common is encoded once."""
     outputs: list[OutputGlob] = sorted(job.outputs, key=lambda glob: glob.pattern)
     common = [outputs, job.image, job.work_dir, job.secret_env]

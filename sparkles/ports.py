@@ -20,7 +20,6 @@ from sparkles.model import (
     FailureClass,
     Finish,
     Job,
-    JobId,
     NewTask,
     ProcessId,
     Run,

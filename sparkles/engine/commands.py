@@ -131,7 +131,7 @@ class StepEnd(Command, frozen=True, kw_only=True):
     """Records how the function of the strand's open step ended: -> the same value, or the same error."""
 
     value: Json = None
-    error: "StepError | None" = None
+    error: StepError | None = None
 
 
 class Read(Command, frozen=True, kw_only=True):
@@ -237,7 +237,7 @@ class Ended(msgspec.Struct, frozen=True):
     """A strand is over. `error` is None where it returned; `position` and `traceback` tell where an error was raised."""
 
     strand: int
-    error: "StepError | None" = None
+    error: StepError | None = None
     position: str = ""
     traceback: str = ""
 
