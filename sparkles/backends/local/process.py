@@ -1,0 +1,295 @@
+"""Facts about processes of this machine, and the ending of those that should not be there. May import model only.
+
+On Linux everything is read from /proc; elsewhere psutil is imported on first use (12 ms, so never on the way to a first task).
+Surprise: on Linux `ProcessId.started` counts seconds since boot, not since the epoch: what the kernel reports as the time of
+boot moves when the wall clock is set, and a live process would then look like another one.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator
+from functools import cache
+from typing import Any, Literal
+
+from sparkles.model import ProcessId
+
+Liveness = Literal["alive", "dead", "elsewhere"]
+
+_LINUX = sys.platform == "linux"
+_KILL_WAIT_S = 5.0
+"""How long a process may take to go after SIGKILL; longer means that it hangs in the kernel (a dead network disk)."""
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+
+
+def this_process() -> ProcessId:
+    """This process, as `liveness` will recognise it. Right after a fork too."""
+    return _this_process(os.getpid())
+
+
+@cache
+def _this_process(pid: int) -> ProcessId:
+    return ProcessId(host=os.uname().nodename, pid=pid, started=_started(pid) or 0.0, boot_id=boot_id())
+
+
+@cache
+def boot_id() -> str:
+    """A text that differs after each boot of the machine, and never within one."""
+    if _LINUX:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+    if sys.platform == "darwin":
+        import subprocess
+
+        found = subprocess.run(["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, text=True, check=False)
+        if found.returncode == 0 and found.stdout.strip():
+            return found.stdout.strip()
+    return str(int(_psutil().boot_time()))
+
+
+def liveness(process: ProcessId) -> Liveness:
+    """Whether the very process that `process` describes still runs. A zombie is dead; a process of another host cannot be
+    judged from here."""
+    if process.host != os.uname().nodename:
+        return "elsewhere"
+    if process.boot_id != boot_id():
+        return "dead"
+    started = _started(process.pid)
+    return "alive" if started is not None and abs(started - process.started) < 0.005 else "dead"
+
+
+def is_alive(process: ProcessId) -> bool:
+    """`liveness(process) == "alive"`: of a process that is known to be of this host."""
+    return liveness(process) == "alive"
+
+
+def marked(variable: str, value: str) -> list[int]:
+    """Processes, this one aside, whose environment held `variable` = `value` when their program started. Those of other users
+    cannot be seen."""
+    wanted = f"{variable}={value}".encode()
+    own = os.getpid()
+    if not _LINUX:
+        return [pid for pid in _psutil().pids() if pid != own and _psutil_environ(pid).get(variable) == value]
+    found = []
+    for pid in _pids():
+        environ = _read(f"/proc/{pid}/environ") if pid != own else b""
+        if wanted in environ and wanted in environ.split(b"\0"):
+            found.append(pid)
+    return found
+
+
+def group_members(pgid: int) -> list[int]:
+    """Live processes of a process group; zombies aside."""
+    if _LINUX:
+        return [pid for pid in _pids() if (fields := _stat(pid)) and int(fields[2]) == pgid and fields[0] not in b"ZX"]
+    return [pid for pid in _psutil().pids() if _pgid(pid) == pgid and _started(pid) is not None]
+
+
+def group_usage(pgids: Collection[int]) -> dict[int, tuple[int, float]]:
+    """Resident memory in bytes and CPU seconds so far (children that were waited for included) of each process group, by one
+    scan for all of them. A group without live processes is left out; what an ended process used is counted once its parent has
+    waited for it."""
+    usage: dict[int, tuple[int, float]] = {}
+    if _LINUX:
+        tick, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
+        for pid in _pids():
+            fields = _stat(pid)
+            if not fields or int(fields[2]) not in pgids or fields[0] in b"ZX":
+                continue
+            rss, cpu = usage.get(int(fields[2]), (0, 0.0))
+            usage[int(fields[2])] = (rss + int(fields[21]) * page, cpu + sum(map(int, fields[11:15])) / tick)
+        return usage
+    psutil = _psutil()
+    for pid in psutil.pids():
+        pgid = _pgid(pid)
+        if pgid in pgids:
+            try:
+                process = psutil.Process(pid)
+                memory, times = process.memory_info(), process.cpu_times()
+            except psutil.Error:
+                continue
+            rss, cpu = usage.get(pgid, (0, 0.0))
+            spent = times.user + times.system + getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
+            usage[pgid] = (rss + memory.rss, cpu + spent)
+    return usage
+
+
+def become_subreaper() -> bool:
+    """Makes this process the parent of descendants whose own parent ends, so that `orphans` finds them. False where the system
+    cannot (not Linux)."""
+    if not _LINUX:
+        return False
+    import ctypes
+
+    return int(ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)) == 0
+
+
+def orphans() -> list[int]:
+    """Every child of this process, zombies included: those it started, and for a subreaper those it inherited."""
+    own = os.getpid()
+    if not _LINUX:
+        return [child.pid for child in _psutil().Process(own).children()]
+    threads = os.listdir("/proc/self/task")
+    if os.path.exists(f"/proc/self/task/{own}/children"):
+        return [int(pid) for thread in threads for pid in _read(f"/proc/self/task/{thread}/children").split()]
+    # Kernels without CONFIG_PROC_CHILDREN have no such file.
+    return [pid for pid in _pids() if (fields := _stat(pid)) and int(fields[1]) == own]
+
+
+def reap(pids: Collection[int]) -> list[int]:
+    """Waits, without blocking, for those of `pids` that are ended children, so that no zombie stays. Returns which. Not to be
+    asked about a child whose exit code somebody else is waiting for."""
+    gone = []
+    for pid in pids:
+        try:
+            if os.waitpid(pid, os.WNOHANG)[0] == pid:
+                gone.append(pid)
+        except ChildProcessError:
+            continue
+    return gone
+
+
+def end_processes(find: Callable[[], Collection[int]], grace_s: float = 5.0) -> list[int]:
+    """Ends what `find` finds: SIGTERM (and SIGCONT, for the stopped), after `grace_s` seconds SIGKILL, again until it finds no
+    live process.
+
+    A process can fork between the look and the signal, so the last look that found something is followed by another one.
+
+    Returns:
+        The processes that outlived SIGKILL for 5 s; empty where all have ended.
+    """
+    told: set[tuple[int, float]] = set()
+
+    def send(number: int, live: dict[int, float]) -> None:
+        for pid, started in live.items():
+            if number == signal.SIGKILL:
+                _signal(pid, started, signal.SIGKILL)
+            elif (pid, started) not in told:
+                told.add((pid, started))
+                _signal(pid, started, signal.SIGTERM)
+                _signal(pid, started, signal.SIGCONT)
+
+    return _end(find, send, grace_s)
+
+
+def end_group(pgid: int, grace_s: float = 5.0) -> list[int]:
+    """As `end_processes`, for a process group, which is told once and as a whole: what a member starts to clean up is left
+    alone until SIGKILL."""
+    told = False
+
+    def send(number: int, live: dict[int, float]) -> None:
+        nonlocal told
+        try:
+            if number == signal.SIGKILL:
+                os.killpg(pgid, signal.SIGKILL)
+            elif not told:
+                told = True
+                os.killpg(pgid, signal.SIGTERM)
+                os.killpg(pgid, signal.SIGCONT)
+        except (ProcessLookupError, PermissionError):
+            return  # gone, or (macOS) only zombies are left
+
+    return _end(lambda: group_members(pgid), send, grace_s)
+
+
+def _end(find: Callable[[], Collection[int]], send: Callable[[int, dict[int, float]], None], grace_s: float) -> list[int]:
+    own = os.getpid()
+    deadline = time.monotonic() + grace_s
+    pause = 0.001
+    found = False
+    while True:
+        live = {pid: started for pid in find() if pid > 1 and pid != own and (started := _started(pid)) is not None}
+        if not live and not found:
+            return []
+        found = bool(live)
+        now = time.monotonic()
+        if now >= deadline + _KILL_WAIT_S:
+            return sorted(live)
+        if live:
+            send(signal.SIGKILL if now >= deadline else signal.SIGTERM, live)
+        time.sleep(pause)
+        pause = min(pause * 2, 0.05)
+
+
+def _signal(pid: int, started: float, number: int) -> None:
+    """Sends a signal to a process if it is still the one that started then."""
+    try:
+        if not hasattr(os, "pidfd_open"):
+            if _started(pid) == started:
+                os.kill(pid, number)
+            return
+        # The descriptor holds the process: between this look and the signal its pid cannot come to mean another.
+        descriptor = os.pidfd_open(pid)
+        try:
+            if _started(pid) == started:
+                signal.pidfd_send_signal(descriptor, number)
+        finally:
+            os.close(descriptor)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def _started(pid: int) -> float | None:
+    """When a live process started; None for one that is gone or a zombie."""
+    if _LINUX:
+        fields = _stat(pid)
+        return int(fields[19]) / os.sysconf("SC_CLK_TCK") if fields and fields[0] not in b"ZX" else None
+    psutil = _psutil()
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
+    except psutil.Error:
+        return None
+
+
+def _pids() -> Iterator[int]:
+    return (int(name) for name in os.listdir("/proc") if name.isdigit())
+
+
+def _stat(pid: int) -> list[bytes]:
+    """The fields of /proc/PID/stat from the third on (state is 0, ppid 1, pgrp 2; see proc_pid_stat(5)); empty where the
+    process is gone.
+
+    The second, the program's name, may hold spaces and brackets: all is counted from its last bracket.
+    """
+    return _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+
+
+def _read(path: str) -> bytes:
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return b""
+    try:
+        data = os.read(descriptor, 65536)
+        while len(data) % 4096 == 0 and (more := os.read(descriptor, 65536)):
+            data += more
+        return data
+    except OSError:  # ESRCH: it ended after the file was opened
+        return b""
+    finally:
+        os.close(descriptor)
+
+
+def _pgid(pid: int) -> int:
+    try:
+        return os.getpgid(pid)
+    except OSError:
+        return -1
+
+
+def _psutil() -> Any:
+    import psutil
+
+    return psutil
+
+
+def _psutil_environ(pid: int) -> dict[str, str]:
+    psutil = _psutil()
+    try:
+        return dict(psutil.Process(pid).environ())
+    except (psutil.Error, OSError):
+        return {}
