@@ -27,14 +27,14 @@ local function sweep(name, rows)
   return found
 end
 
--- The settings around those of a list, ten times as close as in the CSV file, each one once.
+-- The settings around those of a list, in steps of 0.05 and 0.1, each one once.
 local function around(best)
   local rows, seen = {}, {}
   for _, center in ipairs(best) do
     for _, step in ipairs(product { bandwidth = { -2, -1, 0, 1, 2 }, sexWeight = { -2, -1, 0, 1, 2 } }) do
       local row = {
-        bandwidth = math.floor(center.bandwidth * 100 + step.bandwidth + 0.5) / 100,
-        sexWeight = math.floor(center.sexWeight * 20 + step.sexWeight + 0.5) / 20,
+        bandwidth = math.floor(center.bandwidth * 20 + step.bandwidth + 0.5) / 20,
+        sexWeight = math.floor(center.sexWeight * 10 + step.sexWeight + 0.5) / 10,
       }
       local key = row.bandwidth .. " " .. row.sexWeight
       if not seen[key] then
