@@ -1,0 +1,166 @@
+"""Settings: the one reader of environment variables and settings files. May import errors, model, suggest and units.
+
+Later wins: the built-in value, ~/.config/sparkles/config.toml, sparkles.toml at the project root, `[profile.NAME]` of either, the
+SPARKLES_ variable of the key, the command line. Unknown keys are refused with the nearest right one.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from sparkles.errors import ConfigError
+from sparkles.suggest import did_you_mean
+from sparkles.units import parse_duration, parse_size
+
+STATE_FOLDER = ".sparkles"
+
+SETTINGS_FILE = "sparkles.toml"
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What a command works with. `sources` maps each key to where its value came from, for `sparkles doctor`.
+
+    cpu and memory_bytes: what local tasks may use together; None: the machine's. `lease_s`: how long a worker's heartbeat may stand
+    still before it counts as frozen.
+    """
+
+    root: Path
+    state: Path
+    backend: str = "local"
+    cpu: float | None = None
+    memory_bytes: int | None = None
+    lease_s: float = 60.0
+    default_cpu: float = 1.0
+    default_memory_bytes: int | None = None
+    default_timeout_s: float | None = None
+    profile: str = ""
+    environ: Mapping[str, str] = {}
+    sources: Mapping[str, str] = {}
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"expected text, found {value!r}")
+    return value
+
+
+def _backend(value: Any) -> str:
+    if value != "local":
+        raise ValueError(f"expected 'local', found {value!r}; other backends are not part of this version")
+    return "local"
+
+
+def _positive(value: Any) -> float:
+    number = float(value)
+    if isinstance(value, bool) or number <= 0:
+        raise ValueError(f"expected a number above 0, found {value!r}")
+    return number
+
+
+KEYS: dict[str, tuple[str, Any]] = {
+    "backend": ("backend", _backend),
+    "local.cpu": ("cpu", _positive),
+    "local.memory": ("memory_bytes", parse_size),
+    "local.lease": ("lease_s", parse_duration),
+    "defaults.cpu": ("default_cpu", _positive),
+    "defaults.memory": ("default_memory_bytes", parse_size),
+    "defaults.timeout": ("default_timeout_s", parse_duration),
+}
+"""Settings key -> (field of Settings, what turns a file's or a variable's value into the field's; raises ValueError)."""
+
+
+def variable(key: str) -> str:
+    """The environment variable of a settings key: local.cpu -> SPARKLES_LOCAL_CPU."""
+    return "SPARKLES_" + key.upper().replace(".", "_")
+
+
+def find_root(start: Path) -> Path:
+    """The nearest folder from `start` upwards that holds .sparkles/ or sparkles.toml; `start` itself where there is none."""
+    for folder in (start, *start.parents):
+        if (folder / STATE_FOLDER).is_dir() or (folder / SETTINGS_FILE).is_file():
+            return folder
+    return start
+
+
+def load(
+    *, cwd: Path | None = None, environ: Mapping[str, str] | None = None, state: str | None = None, profile: str | None = None
+) -> Settings:
+    """Reads the settings for a command that was started in `cwd` (default: here, with this process's environment).
+
+    Raises:
+        ConfigError: A file is not TOML, a key is unknown, or a value is not what its key takes; with the file and the key.
+    """
+    environ = os.environ if environ is None else environ
+    cwd = Path.cwd() if cwd is None else cwd
+    chosen = state or environ.get("SPARKLES_HOME")
+    if chosen:
+        folder = Path(chosen).expanduser()
+        folder = Path(os.path.normpath(cwd / folder))
+        root = folder.parent
+    else:
+        root = find_root(cwd)
+        folder = root / STATE_FOLDER
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {key: "built in" for key in KEYS}
+    sources["state"] = "--state" if state else "SPARKLES_HOME" if chosen else "found upwards from the current folder"
+    profile = profile or environ.get("SPARKLES_PROFILE") or ""
+    home = Path(environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME") or "/") / ".config") / "sparkles" / "config.toml"
+    known_profile = not profile
+    for path in (home, root / SETTINGS_FILE):
+        tables = _read(path)
+        for name, source in ((None, str(path)), (profile, f"{path} [profile.{profile}]")):
+            table = tables if name is None else tables.get("profile", {}).get(name) if name else None
+            if table is None:
+                continue
+            known_profile = known_profile or name is not None
+            for key, value in _flatten(table, source, top=name is None):
+                _set(values, sources, key, value, source)
+    if not known_profile:
+        raise ConfigError(f"profile {profile!r} is in neither {home} nor {root / SETTINGS_FILE}")
+    for key in KEYS:
+        name = variable(key)
+        if environ.get(name):
+            _set(values, sources, key, environ[name], name)
+    return Settings(root=root, state=folder, profile=profile, environ=environ, sources=sources, **values)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _flatten(table: dict[str, Any], source: str, *, top: bool) -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    sections = {key.split(".")[0] for key in KEYS if "." in key}
+    for name, value in table.items():
+        if top and name == "profile":
+            continue
+        if name in sections and isinstance(value, dict):
+            found.extend((f"{name}.{inner}", each) for inner, each in value.items())
+        else:
+            found.append((name, value))
+    for key, _ in found:
+        if key not in KEYS:
+            raise ConfigError(f"{source}: unknown key {key!r}.{did_you_mean(key, KEYS)}")
+    return found
+
+
+def _set(values: dict[str, Any], sources: dict[str, str], key: str, value: Any, source: str) -> None:
+    field, convert = KEYS[key]
+    try:
+        values[field] = convert(value)
+    except (ValueError, TypeError, ConfigError) as error:
+        raise ConfigError(f"{source}: {key}: {error}") from None
+    sources[key] = source

@@ -1,0 +1,123 @@
+"""Bringing a job's results tree to a folder of the user's. May import ports and below.
+
+DEST/INDEX/ holds what task INDEX left: its outputs under their own names, results.json, and output.log; DEST/tasks.csv has one row a task.
+A file that is there already with the right content is left alone, so a second fetch brings only what is missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from sparkles import digest, rows
+from sparkles.engine.commands import Answer, Done, Fetch, Raised, StepError
+from sparkles.engine.files import RunFiles
+from sparkles.engine.journal import Journal
+from sparkles.engine.replay import Reuse, decide
+from sparkles.errors import NotFound, UsageError
+from sparkles.model import Artifact, Json, TaskState
+from sparkles.ports import Blobs, JobStore, Outcome
+
+PAGE = 500
+
+
+def outcomes(store: JobStore, job_id: str) -> Iterator[Outcome]:
+    """Every task with its outcome, a page at a time."""
+    first = 1
+    while page := store.list_outcomes(job_id, first=first, limit=PAGE):
+        yield from page
+        first = page[-1].task.index + 1
+
+
+def fetch(store: JobStore, blobs: Blobs, job_id: str, dest: Path, indexes: Collection[int] | None = None) -> int:
+    """Brings the results of a job's ended tasks to `dest`. Returns how many files were written.
+
+    Raises:
+        NotFound: There is no such job, or an output's bytes are gone.
+        UsageError: `dest` is a file.
+    """
+    store.get_job(job_id)
+    if dest.exists() and not dest.is_dir():
+        raise UsageError(f"{dest}: expected a folder, found a file")
+    written = 0
+    table: list[dict[str, Json]] = []
+    for outcome in outcomes(store, job_id):
+        task, attempt = outcome.task, outcome.attempt
+        if indexes is not None and task.index not in indexes:
+            continue
+        table.append({"index": task.index, "state": str(task.state), "exit_code": task.exit_code, **_scalars(outcome.params)})
+        if attempt is None:
+            continue
+        folder = dest / str(task.index)
+        for output in attempt.outputs:
+            written += _bring(blobs, output, folder / output.name)
+        if attempt.results is not None:
+            written += _write(folder / "results.json", attempt.results.encode())
+        log = blobs.read_log(attempt.ref)
+        if log or task.state is TaskState.FAILED:
+            written += _write(folder / "output.log", log)
+    if indexes is None:
+        written += _write(dest / "tasks.csv", rows.format_csv(table))
+    return written
+
+
+def _scalars(params: dict[str, object]) -> dict[str, Json]:
+    return {key: value for key, value in params.items() if isinstance(value, str | int | float | bool)}
+
+
+def _bring(blobs: Blobs, output: Artifact, target: Path) -> int:
+    if target.is_file() and target.stat().st_size == output.size_bytes and _sha256(target) == output.digest:
+        return 0
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name[:40]}.{os.getpid()}")
+    try:
+        blobs.place(output.digest, temporary, executable=output.executable)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return 1
+
+
+def _write(target: Path, data: bytes) -> int:
+    if target.is_file() and target.stat().st_size == len(data) and target.read_bytes() == data:
+        return 0
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    temporary.write_bytes(data)
+    temporary.replace(target)
+    return 1
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class FetchSteps:
+    """`fetch` of a script."""
+
+    def __init__(self, store: JobStore, blobs: Blobs, files: RunFiles, journal: Journal) -> None:
+        self._store = store
+        self._blobs = blobs
+        self._files = files
+        self._journal = journal
+
+    def fetch(self, strand: str, command: Fetch) -> Answer:
+        """-> {"path", "files"}. A replayed fetch checks its destination and brings what is missing."""
+        asking = self._journal.ask(strand, "fetch", {"job": command.job, "dest": command.dest}, command.position)
+        try:
+            dest = self._files.resolve(command.dest)
+            recorded = asking.recorded
+            outcome = self._store.state_digest(command.job)
+            if recorded is not None and recorded.value is not None and isinstance(decide(recorded, False), Reuse):
+                value = digest.parse(recorded.value)
+                if value["outcome"] == outcome and fetch(self._store, self._blobs, command.job, dest) == 0:
+                    return Done({"path": command.dest, "files": value["files"]}, reused=True)
+            self._journal.start(asking)
+            files = fetch(self._store, self._blobs, command.job, dest)
+            self._journal.finish(asking, {"outcome": outcome, "files": files})
+            return Done({"path": command.dest, "files": files})
+        except (NotFound, UsageError) as error:
+            return Raised(StepError(f"fetch: {error}", kind="Usage", usage=True))

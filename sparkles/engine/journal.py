@@ -1,0 +1,92 @@
+"""A run's steps as its session sees them: keys, occurrences, write-ahead rows. May import ports and below.
+
+A key is (strand label, kind, digest of canonical arguments, occurrence): the n-th time that a strand asks for the same thing in
+this execution is answered by the n-th recorded. Nothing is keyed on position, white space, time or host.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from sparkles import digest
+from sparkles.model import Digest, Json, RunId, Step, StepKey, StepState
+from sparkles.ports import Clock, RunStore
+
+
+class Asking(msgspec.Struct, frozen=True):
+    """A step that the script asks for now: its key, its arguments, where it stands, and what is recorded under the key."""
+
+    key: StepKey
+    parts: str
+    position: str
+    recorded: Step | None
+
+
+class Journal:
+    """The one writer of a run's steps."""
+
+    def __init__(self, store: RunStore, run: RunId, clock: Clock) -> None:
+        self._store = store
+        self._run = run
+        self._clock = clock
+        self._sequence = store.last_sequence(run)
+        self._occurrences: dict[tuple[str, str, str], int] = {}
+        self._digests: dict[str, Digest] = {}
+        self._started_at_ms: dict[StepKey, int] = {}
+        self.reused = 0
+        self.performed = 0
+
+    @property
+    def recorded_steps(self) -> int:
+        """How many steps were recorded when the run was opened, at most."""
+        return self._sequence
+
+    def ask(self, strand: str, kind: str, arguments: Json, position: str) -> Asking:
+        """Looks up what is recorded for the strand's next asking of this kind and these arguments."""
+        parts = digest.canonical(arguments)
+        if len(parts) <= 64:
+            of_parts = self._digests.get(parts)
+            if of_parts is None:
+                of_parts = self._digests[parts] = digest.of_bytes(parts.encode())
+        else:
+            of_parts = digest.of_bytes(parts.encode())
+        count = self._occurrences.get((strand, kind, of_parts), 0) + 1
+        self._occurrences[(strand, kind, of_parts)] = count
+        key = StepKey(strand, kind, of_parts, count)
+        return Asking(key, parts, position, self._store.get_step(self._run, key))
+
+    def followed(self, step: Step) -> bool:
+        """Whether the strand recorded a step after this one in an earlier execution."""
+        return self._store.followed(self._run, step.key.strand, step.sequence)
+
+    def start(self, asking: Asking, value: Json = None) -> None:
+        """Records that the step's effect is about to happen; `value` is what a resumed execution needs to know of it."""
+        self._started_at_ms[asking.key] = self._clock.now_ms()
+        self._put(asking, StepState.STARTED, value, False, None)
+
+    def finish(self, asking: Asking, value: Json, *, error: bool = False) -> None:
+        """Records the step's outcome."""
+        self.performed += 1
+        self._put(asking, StepState.DONE, value, error, self._clock.now_ms())
+
+    def steps(self, kinds: tuple[str, ...]) -> list[Step]:
+        """The recorded steps of these kinds, in the order in which they were first asked for."""
+        return self._store.list_steps(self._run, kinds=kinds)
+
+    def _put(self, asking: Asking, state: StepState, value: Json, error: bool, ended_at_ms: int | None) -> None:
+        self._sequence += 1
+        started = self._started_at_ms.get(asking.key, ended_at_ms or 0)
+        if ended_at_ms is not None:
+            self._started_at_ms.pop(asking.key, None)
+        step = Step(
+            key=asking.key,
+            state=state,
+            sequence=self._sequence,
+            parts=asking.parts,
+            position=asking.position,
+            value=digest.canonical(value),
+            error=error,
+            started_at_ms=started,
+            ended_at_ms=ended_at_ms,
+        )
+        self._store.put_step(self._run, step)

@@ -1,0 +1,212 @@
+"""Waiting for jobs: count, tell, look again when a hint came or it is time. May import ports and below.
+
+What is recorded of a wait is a digest of (index, state, attempt) of every task, not the results: these are read from the job store.
+So a replayed wait stands exactly as long as the job's outcome does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sparkles import digest
+from sparkles.engine.commands import Answer, Done, Raised, StepError, Wait
+from sparkles.engine.events import Noticed, Progressed, Report
+from sparkles.engine.journal import Asking, Journal
+from sparkles.engine.replay import Reuse, decide
+from sparkles.errors import NotFound
+from sparkles.model import Counts, JobId, Json, TaskState
+from sparkles.ports import Clock, JobStore
+
+LEAST_PACE_S = 0.05
+"""Hints arrive with every batch of commits (50 ms); counting more often shows nothing more."""
+
+GREATEST_PACE_S = 0.5
+
+COUNTING_SHARE = 0.05
+"""At most this part of the driver's time goes into counting: 100,000 tasks take several milliseconds to count."""
+
+
+def failure_sentence(store: JobStore, job_id: str, counts: Counts) -> str:
+    """What went wrong with a job, in one sentence with the first failed task."""
+    groups = store.count_failures(job_id)
+    parts = []
+    for group in groups:
+        code = f" {group.exit_code}" if group.failure == "exit" and group.exit_code is not None else ""
+        parts.append(f"{group.failure}{code}: {group.count}")
+    if counts.cancelled:
+        parts.append(f"cancelled: {counts.cancelled}")
+    bad = counts.failed + counts.cancelled
+    sentence = (
+        f"job {job_id}: {bad} of {counts.total} tasks {'failed' if counts.failed else 'were cancelled'} ({', '.join(parts)})"
+    )
+    if groups:
+        first = min(group.example for group in groups)
+        task = store.get_task(job_id, first)
+        sentence += f"; first: task {first}: {task.reason}" if task.reason else f"; first: task {first}"
+    return sentence
+
+
+class WaitSteps:
+    """`wait`, `waitAll` and the wait at a run's end."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        journal: Journal,
+        clock: Clock,
+        report: Report,
+        serve: Callable[[], None],
+        *,
+        earlier: set[str],
+        keep_failed: bool,
+    ) -> None:
+        """`earlier` are the jobs that an earlier execution of the run created: their failed tasks are tried again once, when they are
+        waited for anew, unless `keep_failed`. `serve` sees to it that a worker is there."""
+        self._store = store
+        self._journal = journal
+        self._clock = clock
+        self._report = report
+        self._serve = serve
+        self._to_reset = set() if keep_failed else set(earlier)
+
+    def wait(self, strand: str, command: Wait) -> Answer | JobsWait:
+        """-> {"jobs": [...]} (see commands.Wait)."""
+        arguments: Json = {"jobs": list(command.jobs), "allowFailures": command.allow_failures, "timeout": command.timeout_s}
+        asking = self._journal.ask(strand, "wait", arguments, command.position)
+        for job_id in command.jobs:
+            try:
+                self._store.get_job(job_id)
+            except NotFound as error:
+                return Raised(StepError(str(error), kind="Usage", usage=True))
+        recorded = asking.recorded
+        if recorded is not None:
+            decision = decide(recorded, recorded.error and self._journal.followed(recorded))
+            if isinstance(decision, Reuse) and recorded.value is not None:
+                value = digest.parse(recorded.value)
+                if value["outcome"] == self._outcome(command.jobs):
+                    self._to_reset.difference_update(command.jobs)
+                    return self._answer(command, reused=True) if not recorded.error else self._raised(value, reused=True)
+                if value.get("kind") == "WaitTimeout" and recorded.error:
+                    return self._raised(value, reused=True)
+                self._report(Noticed(text=f"{', '.join(command.jobs)} changed since this run waited for it; waiting again"))
+        self._reset(command.jobs)
+        self._journal.start(asking)
+        return JobsWait(self, asking, command)
+
+    def _reset(self, job_ids: tuple[str, ...]) -> None:
+        for job_id in job_ids:
+            if job_id in self._to_reset:
+                self._to_reset.discard(job_id)
+                count = self._store.reset_tasks(job_id, {TaskState.FAILED, TaskState.CANCELLED})
+                if count:
+                    self._report(Noticed(text=f"{job_id}: {count} failed or cancelled tasks are tried again"))
+                    self._serve()
+
+    def _outcome(self, job_ids: tuple[str, ...]) -> list[str]:
+        return [self._store.state_digest(job_id) for job_id in job_ids]
+
+    def _answer(self, command: Wait, *, reused: bool) -> Done:
+        found = []
+        for job_id in command.jobs:
+            counts = self._store.count_tasks(job_id)
+            found.append(
+                {"id": job_id, "name": self._store.get_job(job_id).spec.name, "count": counts.total, "counts": _plain(counts)}
+            )
+        return Done({"jobs": found}, reused=reused)
+
+    def _raised(self, value: Json, *, reused: bool) -> Raised:
+        return Raised(StepError(value["message"], kind=value["kind"], fields=value["fields"]), reused=reused)
+
+    def end(self, asking: Asking, command: Wait, counts: dict[str, Counts]) -> Done | Raised:
+        """Records the outcome of jobs that are done."""
+        outcome = self._outcome(command.jobs)
+        bad = [job_id for job_id in command.jobs if counts[job_id].failed or counts[job_id].cancelled]
+        if not bad or command.allow_failures:
+            self._journal.finish(asking, {"outcome": outcome})
+            return self._answer(command, reused=False)
+        job_id = bad[0]
+        first = self._store.list_tasks(job_id, limit=10, states={TaskState.FAILED})
+        value: Json = {
+            "outcome": outcome,
+            "kind": "JobFailed",
+            "message": "; ".join(failure_sentence(self._store, each, counts[each]) for each in bad),
+            "fields": {"job": job_id, "failed": [task.index for task in first]},
+        }
+        self._journal.finish(asking, value, error=True)
+        return self._raised(value, reused=False)
+
+    def expire(self, asking: Asking, command: Wait) -> Raised:
+        """Records that the time is over; the jobs go on."""
+        value: Json = {
+            "outcome": None,
+            "kind": "WaitTimeout",
+            "message": f"wait: {', '.join(command.jobs)} did not end within {command.timeout_s:g} s; it goes on",
+            "fields": {"job": command.jobs[0]},
+        }
+        self._journal.finish(asking, value, error=True)
+        return self._raised(value, reused=False)
+
+    def count(self, job_id: str) -> Counts:
+        """Counts a job that is being waited for, and tells."""
+        counts = self._store.count_tasks(job_id)
+        self._report(Progressed(job=job_id, counts=counts))
+        return counts
+
+    def keep_served(self) -> None:
+        """Called while tasks are pending or claimed: a worker that died is noticed and replaced."""
+        self._serve()
+
+    def clock(self) -> float:
+        """Monotonic seconds."""
+        return self._clock.monotonic()
+
+
+class JobsWait:
+    """A wait that is open (commands.Pending)."""
+
+    def __init__(self, steps: WaitSteps, asking: Asking, command: Wait) -> None:
+        self._steps = steps
+        self._asking = asking
+        self._command = command
+        self._began = steps.clock()
+        self._next = self._began
+        self._checked = self._began
+        self._counts: dict[str, Counts] = {}
+
+    def poll(self) -> Done | Raised | None:
+        """Counts the jobs that are not done yet, no more often than counting is cheap."""
+        now = self._steps.clock()
+        if now < self._next:
+            return None
+        for job_id in self._command.jobs:
+            known = self._counts.get(job_id)
+            if known is None or not known.done:
+                self._counts[job_id] = self._steps.count(JobId(job_id))
+        if all(counts.done for counts in self._counts.values()):
+            return self._steps.end(self._asking, self._command, self._counts)
+        after = self._steps.clock()
+        self._next = after + max(LEAST_PACE_S, min((after - now) / COUNTING_SHARE, 2.0))
+        if after - self._checked >= GREATEST_PACE_S:
+            self._checked = after
+            self._steps.keep_served()
+        if self._command.timeout_s is not None and after - self._began >= self._command.timeout_s:
+            return self._steps.expire(self._asking, self._command)
+        return None
+
+    def due(self) -> float:
+        """The end of the pace, or of the time limit."""
+        soon = self._next if self._next > self._steps.clock() else self._steps.clock() + GREATEST_PACE_S
+        if self._command.timeout_s is not None:
+            return min(soon, self._began + self._command.timeout_s)
+        return soon
+
+
+def _plain(counts: Counts) -> dict[str, int]:
+    return {
+        "pending": counts.pending,
+        "claimed": counts.claimed,
+        "succeeded": counts.succeeded,
+        "failed": counts.failed,
+        "cancelled": counts.cancelled,
+        "reused": counts.reused,
+    }

@@ -1,0 +1,76 @@
+"""Whether a step is answered from the record or carried out: pure decisions. May import model only.
+
+The general rule is `decide`; reads, writes and waits look at the world as well and have rules of their own (DESIGN: a recorded
+value stands unless what it spoke of has changed since, and nothing this run did later explains the change).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from sparkles.model import Digest, Step, StepState
+
+
+class Reuse(msgspec.Struct, frozen=True):
+    """Answer from the record. `notice` is a sentence for the user, or ""."""
+
+    notice: str = ""
+
+
+class Execute(msgspec.Struct, frozen=True):
+    """Carry it out. `why` is one of: never ran, was interrupted, ended the run, changed."""
+
+    why: str
+    notice: str = ""
+
+
+def decide(step: Step | None, followed: bool) -> Reuse | Execute:
+    """The general rule.
+
+    Args:
+        step: What is recorded under the key, or None.
+        followed: Whether the strand recorded a later step; looked at for errors only. An error that the script went on past was
+            caught and replays as it was; the one that ended the run is tried again.
+    """
+    if step is None:
+        return Execute("never ran")
+    if step.state is StepState.STARTED:
+        return Execute("was interrupted")
+    if step.error and not followed:
+        return Execute("ended the run")
+    return Reuse()
+
+
+def decide_read(path: str, recorded: Digest | None, present: Digest | None, explained: bool, frozen: bool) -> Reuse | Execute:
+    """A read whose file may have changed; None stands for "there is no such file".
+
+    Args:
+        recorded: The content that the recorded read saw.
+        present: The content now.
+        explained: Whether a later step of this run wrote or saw what is there now.
+        frozen: Whether the user asked to keep what was recorded.
+    """
+    if recorded == present or explained:
+        return Reuse()
+    if frozen:
+        return Reuse(f"{path} changed since this run read it; the recorded content is used (--frozen)")
+    if present is None:
+        return Reuse(f"{path} is gone since this run read it; the recorded content is used")
+    return Execute("changed", f"{path} changed since this run read it; the new content is used (--frozen keeps the recorded)")
+
+
+def decide_write(path: str, written: Digest, present: Digest | None, later: Iterable[Digest]) -> Reuse | Execute:
+    """A recorded write whose file may have changed: written again where it is missing, left alone where it differs.
+
+    Args:
+        written: What the step wrote.
+        present: The content now, None where there is no file.
+        later: What later steps of this run wrote to the same path.
+    """
+    if present == written or present in set(later):
+        return Reuse()
+    if present is None:
+        return Execute("is missing", f"{path} is missing; it is written again")
+    return Reuse(f"{path} differs from what this run wrote; it is left alone")

@@ -1,0 +1,184 @@
+"""`shell`: one command on the driver's machine, recorded. May import ports and below.
+
+At least once: a driver that dies while the command runs leaves it to the next execution, which first ends what is left of it (found by
+SPARKLES_SHELL in its environment) and runs it again. Output goes to files in the run's folder, so a chatty command fills no memory.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from sparkles import digest
+from sparkles.engine.commands import Done, Raised, Shell, StepError
+from sparkles.engine.journal import Asking, Journal
+from sparkles.engine.replay import Reuse, decide
+from sparkles.model import Json
+from sparkles.ports import Clock
+
+KEPT_BYTES = 1 << 20
+"""What a script gets of each stream; the rest stays in the run's folder."""
+
+MARKER = "SPARKLES_SHELL"
+
+GRACE_S = 5.0
+
+
+class ShellSteps:
+    """Starts commands and lets the loop poll them, so that several strands can run one each."""
+
+    def __init__(self, journal: Journal, clock: Clock, run: str, folder: Path, root: Path, environ: Mapping[str, str]) -> None:
+        """`folder` is the run's own; commands start in `root` with `environ`."""
+        self._journal = journal
+        self._clock = clock
+        self._run = run
+        self._folder = folder
+        self._root = root
+        self._environ = environ
+        self._running: set[ShellWait] = set()
+
+    def shell(self, strand: str, command: Shell) -> Done | Raised | ShellWait:
+        """-> {"exitCode", "stdout", "stderr", "seconds"}."""
+        argv: Json = command.command if isinstance(command.command, str) else list(command.command)
+        arguments: Json = {
+            "command": argv,
+            "env": command.env,
+            "timeout": command.timeout_s,
+            "allowFailure": command.allow_failure,
+        }
+        asking = self._journal.ask(strand, "shell", arguments, command.position)
+        recorded = asking.recorded
+        if recorded is not None:
+            decision = decide(recorded, recorded.error and self._journal.followed(recorded))
+            if isinstance(decision, Reuse) and recorded.value is not None:
+                return _answer(digest.parse(recorded.value), recorded.error, reused=True)
+        self._journal.start(asking)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        stem = self._folder / f"shell-{asking.key.digest[:12]}-{asking.key.occurrence}"
+        environment = {**self._environ, **command.env, MARKER: self._run}
+        words = ["/bin/sh", "-c", command.command] if isinstance(command.command, str) else list(command.command)
+        try:
+            with stem.with_suffix(".out").open("wb") as out, stem.with_suffix(".err").open("wb") as err:
+                process = subprocess.Popen(
+                    words,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=err,
+                    cwd=self._root,
+                    env=environment,
+                    process_group=0,
+                )
+        except OSError as error:
+            value = _failure(f"shell: {words[0]}: {error.strerror}", {"exitCode": 127, "stdout": "", "stderr": ""})
+            self._journal.finish(asking, value, error=True)
+            return _answer(value, True, reused=False)
+        wait = ShellWait(self, asking, command, process, stem, self._clock.monotonic())
+        self._running.add(wait)
+        return wait
+
+    def end_all(self) -> None:
+        """Ends commands that still run; their steps stay started and run again on resume."""
+        for wait in list(self._running):
+            wait.stop()
+
+    def settle(self, wait: ShellWait, code: int, seconds: float, timed_out: bool) -> Done | Raised:
+        """Records how a command ended."""
+        self._running.discard(wait)
+        value: dict[str, Json] = {
+            "exitCode": code,
+            "stdout": _head(wait.stem.with_suffix(".out")),
+            "stderr": _head(wait.stem.with_suffix(".err")),
+            "seconds": round(seconds, 3),
+        }
+        if code == 0 and not timed_out or wait.command.allow_failure and not timed_out:
+            self._journal.finish(wait.asking, value)
+            return _answer(value, False, reused=False)
+        shown = wait.command.command if isinstance(wait.command.command, str) else " ".join(wait.command.command)
+        if timed_out:
+            how = f"took longer than {wait.command.timeout_s:g} s and was ended"
+        else:
+            how = f"exit code {code}" if code >= 0 else f"ended by {signal.Signals(-code).name}"
+        lines = _text(value["stderr"]).strip().splitlines()[-5:]
+        message = f"shell: `{shown[:200]}`: {how}" + "".join(f"\n  {line}" for line in lines)
+        failure = _failure(message, {key: value[key] for key in ("exitCode", "stdout", "stderr")})
+        self._journal.finish(wait.asking, failure, error=True)
+        return _answer(failure, True, reused=False)
+
+
+class ShellWait:
+    """A command that runs (commands.Pending)."""
+
+    def __init__(
+        self, steps: ShellSteps, asking: Asking, command: Shell, process: subprocess.Popen[bytes], stem: Path, began: float
+    ) -> None:
+        self._steps = steps
+        self.asking = asking
+        self.command = command
+        self.stem = stem
+        self._process = process
+        self._began = began
+        self._pace = 0.005
+        self._ending_at: float | None = None
+
+    def poll(self) -> Done | Raised | None:
+        """Its end, or the end that its time limit brings."""
+        now = self._steps._clock.monotonic()
+        code = self._process.poll()
+        if code is not None:
+            _signal_group(self._process.pid, signal.SIGKILL)
+            return self._steps.settle(self, code, now - self._began, self._ending_at is not None)
+        limit = self.command.timeout_s
+        if self._ending_at is None and limit is not None and now - self._began > limit:
+            self._ending_at = now
+            _signal_group(self._process.pid, signal.SIGTERM)
+        elif self._ending_at is not None and now - self._ending_at > GRACE_S:
+            _signal_group(self._process.pid, signal.SIGKILL)
+        self._pace = min(self._pace * 1.5, 0.1)
+        return None
+
+    def due(self) -> float:
+        """Soon: a process that ends sends no hint."""
+        return self._steps._clock.monotonic() + self._pace
+
+    def stop(self) -> None:
+        """Ends the command's process group: first politely, then for certain."""
+        _signal_group(self._process.pid, signal.SIGTERM)
+        try:
+            self._process.wait(GRACE_S)
+        except subprocess.TimeoutExpired:
+            pass
+        _signal_group(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+def _signal_group(pid: int, number: int) -> None:
+    try:
+        os.killpg(pid, number)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def _head(path: Path) -> Json:
+    with path.open("rb") as stream:
+        data = stream.read(KEPT_BYTES)
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data
+
+
+def _text(value: Json) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _failure(message: str, fields: dict[str, Json]) -> dict[str, Json]:
+    return {"message": message, "kind": "ShellFailed", "fields": fields}
+
+
+def _answer(value: Json, error: bool, *, reused: bool) -> Done | Raised:
+    if error:
+        return Raised(StepError(value["message"], kind=value["kind"], fields=value["fields"]), reused=reused)
+    return Done(value, reused=reused)

@@ -1,0 +1,147 @@
+"""The small steps: now, random, uuid, sleep, log, and `step(name, fn, ...)`. May import ports and below.
+
+Time, chance and ids are recorded when they are drawn and never drawn again; a crash before the record draws again, which nobody can
+have seen.
+"""
+
+from __future__ import annotations
+
+import random
+import uuid
+
+from sparkles import digest
+from sparkles.engine.commands import (
+    Answer,
+    Done,
+    Log,
+    Now,
+    Raised,
+    Random,
+    Sleep,
+    StepBegin,
+    StepEnd,
+    StepError,
+    Unrecorded,
+    Uuid,
+)
+from sparkles.engine.events import Logged, Report
+from sparkles.engine.journal import Asking, Journal
+from sparkles.engine.replay import Reuse, decide
+from sparkles.errors import InternalError
+from sparkles.model import Json, StepState
+from sparkles.ports import Clock
+
+
+class SmallSteps:
+    """Steps whose whole effect is their record."""
+
+    def __init__(self, journal: Journal, clock: Clock, report: Report) -> None:
+        self._journal = journal
+        self._clock = clock
+        self._report = report
+        self._open: dict[str, Asking] = {}
+
+    def now(self, strand: str, command: Now) -> Answer:
+        """-> seconds since the epoch."""
+        asking = self._journal.ask(strand, "now", {}, command.position)
+        return self._recorded(asking) or self._draw(asking, self._clock.now_ms() / 1000.0)
+
+    def random(self, strand: str, command: Random) -> Answer:
+        """-> a float in [0, 1) or an integer between the bounds, both included."""
+        asking = self._journal.ask(strand, "random", {"low": command.low, "high": command.high}, command.position)
+        recorded = self._recorded(asking)
+        if recorded is not None:
+            return recorded
+        chance = random.SystemRandom()
+        if command.low is None or command.high is None:
+            return self._draw(asking, chance.random())
+        return self._draw(asking, chance.randint(command.low, command.high))
+
+    def uuid(self, strand: str, command: Uuid) -> Answer:
+        """-> a version 4 UUID as text."""
+        asking = self._journal.ask(strand, "uuid", {}, command.position)
+        return self._recorded(asking) or self._draw(asking, str(uuid.uuid4()))
+
+    def log(self, strand: str, command: Log) -> Answer:
+        """Shows and stores the text once."""
+        asking = self._journal.ask(strand, "log", {"text": command.text}, command.position)
+        recorded = self._recorded(asking)
+        if recorded is not None:
+            return recorded
+        self._report(Logged(text=command.text))
+        return self._draw(asking, None)
+
+    def sleep(self, strand: str, command: Sleep) -> Answer | SleepWait:
+        """Sleeps until the recorded time to wake up, however often the run is interrupted meanwhile."""
+        asking = self._journal.ask(strand, "sleep", {"seconds": command.seconds}, command.position)
+        recorded = asking.recorded
+        if recorded is not None and recorded.state is StepState.DONE:
+            return Done(None, reused=True)
+        left = command.seconds
+        if recorded is not None and recorded.value is not None:
+            # A clock that was set back must not make a short sleep a long one.
+            left = min(left, (digest.parse(recorded.value) - self._clock.now_ms()) / 1000.0)
+        else:
+            self._journal.start(asking, self._clock.now_ms() + round(command.seconds * 1000))
+        return SleepWait(self._journal, self._clock, asking, self._clock.monotonic() + left)
+
+    def begin_step(self, strand: str, command: StepBegin) -> Answer:
+        """The recorded outcome, or Unrecorded: then the function runs and `end_step` follows."""
+        asking = self._journal.ask(
+            strand, "step", {"name": command.name, "args": command.args, "source": command.source}, command.position
+        )
+        recorded = asking.recorded
+        if recorded is not None:
+            decision = decide(recorded, recorded.error and self._journal.followed(recorded))
+            if isinstance(decision, Reuse) and recorded.value is not None:
+                value = digest.parse(recorded.value)
+                if recorded.error:
+                    return Raised(StepError(value["message"], kind=value["kind"], fields=value["fields"]), reused=True)
+                return Done(value, reused=True)
+        self._journal.start(asking)
+        self._open[strand] = asking
+        return Unrecorded()
+
+    def end_step(self, strand: str, command: StepEnd) -> Answer:
+        """Records what the function returned or raised, and gives it back."""
+        asking = self._open.pop(strand, None)
+        if asking is None:
+            raise InternalError("the end of a step that was not begun")
+        if command.error is not None:
+            error = command.error
+            if not error.usage:
+                self._journal.finish(asking, {"message": error.message, "kind": error.kind, "fields": error.fields}, error=True)
+            return Raised(error)
+        self._journal.finish(asking, command.value)
+        return Done(command.value)
+
+    def _recorded(self, asking: Asking) -> Done | None:
+        recorded = asking.recorded
+        if recorded is None or recorded.state is not StepState.DONE or recorded.value is None:
+            return None
+        return Done(digest.parse(recorded.value), reused=True)
+
+    def _draw(self, asking: Asking, value: Json) -> Done:
+        self._journal.finish(asking, value)
+        return Done(value)
+
+
+class SleepWait:
+    """A sleep that goes on (commands.Pending)."""
+
+    def __init__(self, journal: Journal, clock: Clock, asking: Asking, until: float) -> None:
+        self._journal = journal
+        self._clock = clock
+        self._asking = asking
+        self._until = until
+
+    def poll(self) -> Done | None:
+        """Its end."""
+        if self._clock.monotonic() < self._until:
+            return None
+        self._journal.finish(self._asking, None)
+        return Done(None)
+
+    def due(self) -> float:
+        """When it ends."""
+        return self._until

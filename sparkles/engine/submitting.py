@@ -1,0 +1,139 @@
+"""The step that submits a job, and its twin for `sparkles sub`. May import ports and below.
+
+A job's id is its name and eight characters of the digest of (run, step key), and creating it is create-if-absent: a crash between
+creating the job and recording the step finds the same job again. This is the one window in which the journal and the job store
+can differ, and it is closed by that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sparkles import digest
+from sparkles.engine import jobs
+from sparkles.engine.commands import Answer, Done, JobDraft, Raised, StepError, Submit
+from sparkles.engine.events import Noticed, Report, Submitted
+from sparkles.engine.files import RunFiles
+from sparkles.engine.journal import Journal
+from sparkles.errors import NotFound, UsageError, WorkflowError
+from sparkles.model import Attempt, Digest, Job, JobId, NewTask, StepState, TaskSpec
+from sparkles.ports import Blobs, Clock, Fleet, JobStore, Notifier
+
+CLUSTER_ONLY = ("image", "zones", "provisioning", "pod_template")
+
+
+class Submitter:
+    """Creates jobs: builds the spec, finds what can be reused, stores, sees to it that a worker is there."""
+
+    def __init__(
+        self,
+        jobs: JobStore,
+        blobs: Blobs,
+        fleet: Fleet | None,
+        notifier: Notifier,
+        clock: Clock,
+        files: RunFiles,
+        report: Report,
+    ) -> None:
+        self._jobs = jobs
+        self._blobs = blobs
+        self._fleet = fleet
+        self._notifier = notifier
+        self._clock = clock
+        self._files = files
+        self._report = report
+        self._noticed: set[str] = set()
+
+    def build(self, draft: JobDraft) -> jobs.BuiltJob:
+        """The job as values; inputs are hashed and stored. Says once what the local backend will ignore."""
+        built = jobs.build(draft, self._files)
+        ignored = [field for field in CLUSTER_ONLY if getattr(built.spec, field) and field not in self._noticed]
+        if ignored:
+            self._noticed.update(ignored)
+            names = ", ".join(jobs.setter_name(field) for field in ignored)
+            self._report(Noticed(text=f"{draft.name}: {names} is for the cluster; the local backend carries it and ignores it"))
+        return built
+
+    def create(self, built: jobs.BuiltJob, job_id: JobId, *, owner: str, pool: str, cache: bool) -> int:
+        """Stores the job unless it is there already. Returns how many tasks reuse a result."""
+        prints = list(map(digest.fingerprinter(built.spec), built.tasks))
+        found = self._reusable(prints) if cache and built.spec.cache else {}
+        reused = sum(1 for each in prints if each in found) if found else 0
+
+        def new_tasks() -> Iterator[NewTask]:
+            task: TaskSpec
+            for task, each in zip(built.tasks, prints, strict=True):
+                attempt = found.get(each)
+                yield NewTask(task, each, attempt.ref if attempt is not None else None)
+
+        job = Job(id=job_id, spec=built.spec, count=len(prints), owner=owner, pool=pool, created_at_ms=self._clock.now_ms())
+        if self._jobs.create_job(job, new_tasks()):
+            self._report(Submitted(job=job_id, name=built.spec.name, count=len(prints), reused=reused))
+        else:
+            self._jobs.set_held([job_id], False)
+        if reused < len(prints):
+            self.serve(pool)
+        return reused
+
+    def serve(self, pool: str) -> None:
+        """Sees to it that a worker of this driver serves the pool, and tells it to look."""
+        if self._fleet is not None:
+            self._fleet.ensure(pool)
+        self._notifier.notify()
+
+    def _reusable(self, prints: list[Digest]) -> dict[Digest, Attempt]:
+        """The attempts whose result stands for a fingerprint: those that succeeded and whose outputs are all still stored."""
+        found = self._jobs.find_reusable(prints)
+        outputs = {output.digest for attempt in found.values() for output in attempt.outputs}
+        gone = self._blobs.missing(outputs) if outputs else set()
+        if not gone:
+            return found
+        return {each: attempt for each, attempt in found.items() if not any(o.digest in gone for o in attempt.outputs)}
+
+
+class SubmitSteps:
+    """`submit` of a script."""
+
+    def __init__(self, submitter: Submitter, store: JobStore, journal: Journal, run: str, pool: str, *, cache: bool) -> None:
+        self._submitter = submitter
+        self._store = store
+        self._journal = journal
+        self._run = run
+        self._pool = pool
+        self._cache = cache
+        self.asked: set[str] = set()
+
+    def submit(self, strand: str, command: Submit) -> Answer:
+        """-> {"id", "name", "count"}, at once."""
+        try:
+            built = self._submitter.build(command.draft)
+        except WorkflowError as error:
+            return Raised(StepError(error.message, kind="Usage", usage=True, fields={"position": error.position}))
+        except UsageError as error:
+            return Raised(StepError(f"submit: {error}", kind="Usage", usage=True))
+        spec_parts = digest.parse(digest.encode_value(built.spec))
+        asking = self._journal.ask(
+            strand, "submit", {"spec": spec_parts, "tasks": built.digest, "count": len(built.tasks)}, command.position
+        )
+        key = asking.key
+        suffix = digest.of_value([self._run, key.strand, key.kind, key.digest, key.occurrence])[:8]
+        job_id = JobId(f"{built.spec.name}-{suffix}")
+        self.asked.add(job_id)
+        value = {"id": job_id, "name": built.spec.name, "count": len(built.tasks)}
+        recorded = asking.recorded
+        if recorded is not None and recorded.state is StepState.DONE and self._exists(job_id):
+            self._store.set_held([job_id], False)
+            if not self._store.count_tasks(job_id).done:
+                self._submitter.serve(self._pool)
+            return Done(value, reused=True)
+        self._journal.start(asking)
+        self._submitter.create(built, job_id, owner=self._run, pool=self._pool, cache=self._cache)
+        self._journal.finish(asking, value)
+        return Done(value)
+
+    def _exists(self, job_id: JobId) -> bool:
+        try:
+            self._store.get_job(job_id)
+        except NotFound:
+            return False
+        return True
