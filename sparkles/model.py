@@ -357,7 +357,10 @@ class Worker(Value, frozen=True):
 
 
 class Run(Value, frozen=True):
-    """A run's row. `workflow` is the script's path relative to the project root; `args` are the -p parameters, canonical JSON."""
+    """A run's row. `workflow` is the script's path relative to the project root; `args` are the -p parameters, canonical JSON.
+
+    `beat_ms` is the driver's last heartbeat by its own clock: only whether it changes means anything to another host.
+    """
 
     id: RunId
     workflow: str
@@ -369,6 +372,7 @@ class Run(Value, frozen=True):
     ended_at_ms: int | None = None
     error: str = ""
     workflow_digest: str = ""
+    beat_ms: int = 0
 
 
 class StepKey(Value, frozen=True):

@@ -6,6 +6,7 @@ half done is found again by its content.
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Callable
 
@@ -137,7 +138,8 @@ def _leave(session: Session, run: Run, ports: Ports, report: Report, interrupts:
     pool = pool_of(run.id)
     level = max(interrupts.level, 1)
     (ports.fleet.stop if level > 1 else ports.fleet.drain)(pool)
-    if ports.fleet.wait_gone(pool, 0.3):
+    if ports.fleet.wait_gone(pool, 0.3) or interrupts.signal == signal.SIGHUP:
+        # After a hang-up nobody watches any more: the worker finishes what runs, records it and leaves by itself.
         return
     if level == 1:
         report(Noticed(text="running tasks finish and are recorded; Ctrl-C again ends them (they will run again on resume)"))

@@ -1,0 +1,340 @@
+"""The composition root: Settings -> wired objects, and what commands ask for. The only place that picks classes.
+
+Everything is built on first use, so that `sparkles runs` opens no more than the database.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import secrets
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from sparkles import digest
+from sparkles.backends.clock import SystemClock
+from sparkles.config import Settings
+from sparkles.engine.drive import Interrupts, drive
+from sparkles.engine.events import Noticed, Report
+from sparkles.engine.session import Options, Ports, Session
+from sparkles.errors import UsageError
+from sparkles.model import ProcessId, Run, RunId, RunState
+from sparkles.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    from sparkles.backends.local.db import Database
+    from sparkles.engine.commands import Program
+    from sparkles.engine.submitting import Submitter
+    from sparkles.ports import Blobs, Fleet, JobStore, Notifier, RunStore
+
+STALE_OWNER_S = 60.0
+"""An owner on another host cannot be looked at: it counts as dead after its heartbeat stood still for this long."""
+
+
+class App:
+    """One installation: the backends of a state folder and the settings they came from."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    # Wiring
+
+    @functools.cached_property
+    def database(self) -> Database:
+        """The state folder's database, opened (and made, and migrated) on first use."""
+        from sparkles.backends.local.db import open_state
+
+        return open_state(self.settings.state)
+
+    @functools.cached_property
+    def runs(self) -> RunStore:
+        """Runs and steps."""
+        from sparkles.backends.local.run_store import SqliteRunStore
+
+        return SqliteRunStore(self.database)
+
+    @functools.cached_property
+    def jobs(self) -> JobStore:
+        """Jobs, tasks, claims, workers."""
+        from sparkles.backends.local.job_store import SqliteJobStore
+
+        return SqliteJobStore(self.database)
+
+    @functools.cached_property
+    def blobs(self) -> Blobs:
+        """Content and attempt folders."""
+        from sparkles.backends.local.blobs import DirectoryBlobs
+
+        return DirectoryBlobs(self.settings.state)
+
+    @functools.cached_property
+    def notifier(self) -> Notifier:
+        """Hints between the processes of this state folder."""
+        from sparkles.backends.local.notifier import FifoNotifier
+
+        return FifoNotifier(self.settings.state, f"driver-{os.getpid()}")
+
+    @functools.cached_property
+    def fleet(self) -> Fleet:
+        """The worker processes of this driver."""
+        from sparkles.backends.local.fleet import ProcessFleet
+
+        return ProcessFleet(
+            self.settings.state,
+            self.jobs,
+            self.blobs,
+            self.clock,
+            cpu=self.settings.cpu,
+            memory_bytes=self.settings.memory_bytes,
+            lease_s=self.settings.lease_s,
+        )
+
+    @functools.cached_property
+    def clock(self) -> SystemClock:
+        """The machine's clock."""
+        return SystemClock()
+
+    @functools.cached_property
+    def driver(self) -> ProcessId:
+        """This process, as an owner of runs."""
+        from sparkles.backends.local.process import this_process
+
+        return this_process()
+
+    def ports(self) -> Ports:
+        """All six, for a session."""
+        return Ports(
+            runs=self.runs, jobs=self.jobs, blobs=self.blobs, fleet=self.fleet, notifier=self.notifier, clock=self.clock
+        )
+
+    def submitter(self, report: Report, *, serve: bool = True) -> Submitter:
+        """What creates jobs outside of runs (`sparkles sub`); without `serve` no worker is started."""
+        from sparkles.engine.files import RunFiles
+        from sparkles.engine.submitting import Submitter
+
+        files = RunFiles(self.settings.root, self.settings.state, self.blobs)
+        return Submitter(self.jobs, self.blobs, self.fleet if serve else None, self.notifier, self.clock, files, report)
+
+    def close(self) -> None:
+        """Leaves no pipe and no connection behind; what was not opened is not opened for it."""
+        opened = vars(self)
+        if "notifier" in opened:
+            self.notifier.close()
+        if "database" in opened:
+            self.database.close()
+
+    # Runs
+
+    def run_workflow(
+        self,
+        script: str,
+        args: dict[str, str],
+        *,
+        report: Report,
+        interrupts: Interrupts,
+        new: bool = False,
+        cache: bool = True,
+        frozen: bool = False,
+        keep_failed: bool = False,
+    ) -> RunId:
+        """Executes a script: resumes the newest run of the same script and parameters if it is unfinished, else begins one.
+
+        Raises: as `engine.drive.drive`, and RunBusy where another driver holds the run.
+        """
+        path, identity = self.find_workflow(script)
+        canonical = digest.canonical(args)
+        self.recover(report)
+        run: Run | None = None
+        if not new:
+            newest = self.runs.list_runs(workflow=identity, args=canonical, limit=1)
+            if newest and newest[0].state is not RunState.SUCCEEDED:
+                run = self._take(newest[0].id, report)
+        if run is None:
+            run = Run(
+                id=RunId(f"r-{secrets.token_hex(4)}"),
+                workflow=identity,
+                args=canonical,
+                state=RunState.RUNNING,
+                seed=secrets.randbits(53),
+                driver=self.driver,
+                created_at_ms=self.clock.now_ms(),
+                workflow_digest=digest.of_bytes(path.read_bytes()),
+            )
+            self.runs.create_run(run)
+        self._drive(run, path, script, args, report, interrupts, cache=cache, frozen=frozen, keep_failed=keep_failed)
+        return run.id
+
+    def resume_run(
+        self,
+        run_id: RunId,
+        *,
+        report: Report,
+        interrupts: Interrupts,
+        cache: bool = True,
+        frozen: bool = False,
+        keep_failed: bool = False,
+    ) -> None:
+        """Executes an unfinished run again. Raises UsageError where it has succeeded already."""
+        run = self.runs.get_run(run_id)
+        if run.state is RunState.SUCCEEDED:
+            raise UsageError(f"run {run_id} has succeeded; `sparkles run {run.workflow}` begins another")
+        self.recover(report)
+        run = self._take(run_id, report)
+        path, shown = self._script_of(run)
+        self._drive(
+            run, path, shown, digest.parse(run.args), report, interrupts, cache=cache, frozen=frozen, keep_failed=keep_failed
+        )
+
+    def _take(self, run_id: RunId, report: Report) -> Run:
+        from sparkles.backends.local.process import end_processes, marked
+        from sparkles.engine.shelling import MARKER
+
+        run = self.runs.take_run(run_id, self.driver, self._is_dead(run_id, report), self.clock.now_ms())
+        # A shell command of a driver that was killed may still run: it is about to run again.
+        end_processes(lambda: marked(MARKER, run_id), grace_s=1.0)
+        return run
+
+    def _is_dead(self, run_id: RunId, report: Report) -> Callable[[ProcessId], bool]:
+        from sparkles.backends.local.process import liveness
+
+        def is_dead(process: ProcessId) -> bool:
+            state = liveness(process)
+            if state != "elsewhere":
+                return state == "dead"
+            report(Noticed(text=f"run {run_id} was driven on host {process.host}; watching its heartbeat for {STALE_OWNER_S:g} s"))
+            return self._stands_still(run_id)
+
+        return is_dead
+
+    def _stands_still(self, run_id: RunId) -> bool:
+        before = self.runs.get_run(run_id).beat_ms
+        until = self.clock.monotonic() + STALE_OWNER_S
+        while self.clock.monotonic() < until:
+            self.clock.sleep(1.0)
+            if self.runs.get_run(run_id).beat_ms != before:
+                return False
+        return True
+
+    def _drive(
+        self,
+        run: Run,
+        path: Path,
+        shown: str,
+        args: dict[str, str],
+        report: Report,
+        interrupts: Interrupts,
+        *,
+        cache: bool,
+        frozen: bool,
+        keep_failed: bool,
+    ) -> None:
+        if self.database.notice:
+            report(Noticed(text=self.database.notice))
+        options = Options(
+            root=self.settings.root,
+            state=self.settings.state,
+            environ=self.settings.environ,
+            cache=cache,
+            frozen=frozen,
+            keep_failed=keep_failed,
+        )
+        jobs = self.jobs
+
+        def make_program(session: Session) -> Program:
+            from sparkles.engine import results
+            from sparkles.lua.host import ScriptHost
+
+            return ScriptHost(
+                path,
+                shown_as=shown,
+                args=args,
+                seed=run.seed,
+                roots=self.module_folders(path),
+                interrupted=lambda: interrupts.level > 0,
+                outcomes=lambda job_id, first, limit: results.page(jobs, job_id, first, limit),
+            )
+
+        drive(run, self.driver, make_program, self.ports(), options, report, interrupts)
+
+    def recover(self, report: Report) -> None:
+        """Puts in order what dead workers left: surviving processes are ended, finished tasks recorded, the others given back."""
+        from sparkles.backends.local.recovery import recover
+
+        for sentence in recover(self.jobs, self.blobs, self.clock):
+            report(Noticed(text=sentence))
+
+    # Scripts
+
+    @functools.cached_property
+    def workflows_folder(self) -> Path:
+        """Where the ready workflows are: in the package once installed, beside it in a source tree."""
+        package = Path(__file__).resolve().parent
+        inside = package / "workflows"
+        return inside if inside.is_dir() else package.parent / "workflows"
+
+    def ready_workflows(self) -> list[str]:
+        """The names that `sparkles run NAME` knows, sorted."""
+        return sorted(path.stem for path in self.workflows_folder.glob("*.lua"))
+
+    def find_workflow(self, script: str) -> tuple[Path, str]:
+        """The script's file and what identifies it: its path from the project root, or `workflows:NAME` for a ready one.
+
+        Raises UsageError where there is none, or where it is a folder.
+        """
+        path = Path(os.path.normpath(Path.cwd() / Path(script).expanduser()))
+        if path.is_dir():
+            raise UsageError(f"{script}: a folder, not a workflow; name a .lua file in it")
+        if path.is_file():
+            root = self.settings.root
+            return path, path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+        if "/" not in script and not script.endswith(".lua"):
+            if script in self.ready_workflows():
+                return self.workflows_folder / f"{script}.lua", f"workflows:{script}"
+            known = self.ready_workflows()
+            listed = f" (ready workflows: {', '.join(known)})" if known else ""
+            raise UsageError(f"{script}: no such file and no ready workflow{listed}.{did_you_mean(script, known)}")
+        near = [each.name for each in path.parent.glob("*.lua")] if path.parent.is_dir() else []
+        raise UsageError(f"{script}: no such file (looked for {path}).{did_you_mean(path.name, near)}")
+
+    def module_folders(self, script: Path) -> list[Path]:
+        """Where `require` looks: beside the script, the ready workflows, sparkles' own Lua files."""
+        return [script.parent, self.workflows_folder, Path(__file__).resolve().parent / "lua"]
+
+    def _script_of(self, run: Run) -> tuple[Path, str]:
+        if run.workflow.startswith("workflows:"):
+            name = run.workflow.partition(":")[2]
+            return self.workflows_folder / f"{name}.lua", name
+        path = self.settings.root / run.workflow
+        if not path.is_file():
+            raise UsageError(f"run {run.id}: its workflow {path} is not there any more")
+        shown = os.path.relpath(path)
+        return path, shown if not shown.startswith("..") else str(path)
+
+
+@contextmanager
+def interrupts_from_signals(on_first: Callable[[], None], on_second: Callable[[], None]) -> Iterator[Interrupts]:
+    """Turns SIGINT, SIGTERM and SIGHUP into Interrupts: Ctrl-C once stops taking up work, twice ends what runs, thrice ends this process
+    at once; SIGTERM is like twice; SIGHUP leaves running tasks to the worker. Earlier handlers are put back at the end."""
+    interrupts = Interrupts()
+
+    def handle(number: int, _: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            if interrupts.level >= 2:
+                # All state is durable: a third Ctrl-C may end the process wherever it is, a pattern stuck inside C included.
+                os._exit(128 + number)
+            interrupts.raise_to(interrupts.level + 1, number)
+            (on_first if interrupts.level == 1 else on_second)()
+        else:
+            interrupts.raise_to(2 if number == signal.SIGTERM else 1, number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield interrupts
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
