@@ -1,0 +1,48 @@
+"""`sparkles run workflow.lua` in a process that ends itself with SIGKILL at a chosen step boundary.
+
+usage: crashing.py COUNT WHOM   after the COUNT-th write to the journal, SIGKILL to WHOM: driver, worker or both
+"""
+
+import os
+import signal
+import sys
+
+from sparkles.app import App
+from sparkles.config import load
+from sparkles.engine.drive import Interrupts
+
+
+class CrashingRunStore:
+    """A run store whose COUNT-th put_step is the last thing that some process did."""
+
+    def __init__(self, store, after, act):
+        self._store = store
+        self._left = after
+        self._act = act
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+    def put_step(self, run_id, step):
+        self._store.put_step(run_id, step)
+        self._left -= 1
+        if self._left == 0:
+            self._act()
+
+
+def main(count, whom):
+    app = App(load())
+
+    def kill():
+        if whom in ("worker", "both"):
+            for worker in app.jobs.list_workers():
+                os.kill(worker.process.pid, signal.SIGKILL)
+        if whom in ("driver", "both"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    app.runs = CrashingRunStore(app.runs, count, kill)
+    app.run_workflow("workflow.lua", {}, report=lambda event: None, interrupts=Interrupts())
+    app.close()
+
+
+main(int(sys.argv[1]), sys.argv[2])
