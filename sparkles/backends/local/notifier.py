@@ -2,8 +2,7 @@
 model and errors.
 
 notify() writes a byte to every pipe; wait() reads its own. A pipe's name says which process made it, so what a killed process
-left is recognised and removed. Surprise: the pipe also receives the numbers of signals (signal.set_wakeup_fd), because select()
-is restarted after a signal whose handler returns (PEP 475): without that, a driver that only notes SIGTERM would go on waiting.
+left is recognised and removed.
 """
 
 from __future__ import annotations
@@ -12,19 +11,16 @@ import errno
 import itertools
 import os
 import re
-import select
-import signal
 import stat
-import threading
 import time
 from pathlib import Path
 
 from sparkles.backends.local.process import liveness, this_process
+from sparkles.backends.wakeup import HINT, WakeupPipe
 from sparkles.errors import UsageError
 from sparkles.model import ProcessId
+from sparkles.ports import Notifier
 
-_HINT = b"\0"
-"""No signal has the number 0."""
 _LIST_EVERY_S = 0.2
 """The folder's mtime shows a new listener at once, except within one tick of the file system's clock (4 ms)."""
 _POLL_S = 0.025
@@ -52,15 +48,12 @@ class FifoNotifier:
         self._listed_mtime = -1
         self._closed = False
         self._seen = 0
-        self._reader, self._writer = self._open_pipe(process) if pipes else (-1, -1)
-        self._named = self._reader >= 0
-        if not self._named:
+        named = self._open_pipe(process) if pipes else None
+        self._named = named is not None
+        if named is None:
             self._start_ticks()
-            # Its own hints and signals still come through a pipe, if a nameless one.
-            self._reader, self._writer = os.pipe()
-            os.set_blocking(self._reader, False)
-            os.set_blocking(self._writer, False)
-        self._wakes = self._take_signals()
+        # Without a name, its own hints and signals come through a pipe all the same.
+        self._own = named or WakeupPipe(*os.pipe())
 
     def notify(self) -> None:
         """Wakes every listener, this one too; one that is not listening yet is not waited for."""
@@ -71,7 +64,7 @@ class FifoNotifier:
         for name in self._pipes:
             self._send(name)
         if not self._named:
-            self._write_own()
+            self._own.hint()
         if self._watched:
             try:
                 os.utime(self._ticks, ns=(now := time.time_ns(), now))
@@ -84,52 +77,41 @@ class FifoNotifier:
             time.sleep(max(timeout_s, 0.0))
             return False
         if self._named:
-            return self._select(timeout_s)
+            return self._own.wait(timeout_s) or False
         deadline = time.monotonic() + timeout_s
         while True:
             left = deadline - time.monotonic()
-            ready = bool(select.select([self._reader], [], [], max(min(left, _POLL_S), 0.0))[0])
-            hint = self._drain() if ready else False
-            if self._ticked() or hint:
+            found = self._own.wait(min(left, _POLL_S))
+            if self._ticked() or found:
                 return True
-            if ready or left <= 0:
+            if found is not None or left <= 0:
                 return False
 
     def fileno(self) -> int:
         """The pipe's reading end, also readable after a signal; `wait(0)` empties it. -1 where there is no named pipe."""
-        return self._reader if self._named and not self._closed else -1
+        return self._own.reader if self._named and not self._closed else -1
 
     def close(self) -> None:
-        """Removes the pipe and gives signals back to whom they went before."""
+        """Removes the pipe."""
         if self._closed:
             return
         self._closed = True
-        if self._wakes:
-            other = signal.set_wakeup_fd(-1)
-            if other != self._writer:
-                signal.set_wakeup_fd(other)
         if self._name:
             _remove(os.path.join(self._folder, self._name))
-        os.close(self._reader)
-        os.close(self._writer)
+        self._own.close()
 
-    def __del__(self) -> None:
-        if not getattr(self, "_closed", True) and threading.current_thread() is threading.main_thread():
-            self.close()
-
-    def _open_pipe(self, label: str) -> tuple[int, int]:
+    def _open_pipe(self, label: str) -> WakeupPipe | None:
         me = this_process()
-        self._name = f"{me.pid},{me.started!r},{me.boot_id},{next(_COUNT)},{me.host},{label}"
-        path = os.path.join(self._folder, self._name)
+        name = f"{me.pid},{me.started!r},{me.boot_id},{next(_COUNT)},{me.host},{label}"
+        path = os.path.join(self._folder, name)
         try:
             os.makedirs(self._folder, exist_ok=True)
             os.mkfifo(path, 0o600)
             reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         except OSError:
-            self._name = ""
-            return -1, -1
-        # An end to write to that stays open: without one, select() would report end of file for ever after the first writer.
-        return reader, os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+            return None
+        self._name = name
+        return WakeupPipe(reader, os.open(path, os.O_WRONLY | os.O_NONBLOCK))
 
     def _start_ticks(self) -> None:
         try:
@@ -138,31 +120,6 @@ class FifoNotifier:
                 self._seen = os.stat(self._ticks).st_mtime_ns
         except OSError:
             self._seen = 0
-
-    def _take_signals(self) -> bool:
-        """Whether signals now write to the pipe; not where somebody else (an asyncio loop) has them."""
-        if threading.current_thread() is not threading.main_thread():
-            return False
-        before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        if before != -1:
-            signal.set_wakeup_fd(before)
-        return before == -1
-
-    def _select(self, timeout_s: float) -> bool:
-        ready = select.select([self._reader], [], [], max(timeout_s, 0.0))[0]
-        return self._drain() if ready else False
-
-    def _drain(self) -> bool:
-        """Empties the pipe; whether a hint was in it."""
-        hint = False
-        try:
-            while data := os.read(self._reader, 65536):
-                hint = hint or _HINT in data
-                if len(data) < 65536:
-                    break
-        except BlockingIOError:
-            pass
-        return hint
 
     def _ticked(self) -> bool:
         try:
@@ -184,7 +141,7 @@ class FifoNotifier:
 
     def _send(self, name: str) -> None:
         if name == self._name:
-            self._write_own()
+            self._own.hint()
             return
         path = os.path.join(self._folder, name)
         try:
@@ -195,17 +152,11 @@ class FifoNotifier:
             return
         try:
             if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
-                os.write(descriptor, _HINT)
+                os.write(descriptor, HINT)
         except OSError:
             pass  # full: a hint is there already; or its reader left just now
         finally:
             os.close(descriptor)
-
-    def _write_own(self) -> None:
-        try:
-            os.write(self._writer, _HINT)
-        except OSError:
-            pass  # full, or closed
 
     def _bury(self, path: str, name: str) -> None:
         """Removes a pipe that nobody reads, if the process that made it is gone; else that process is just about to open it."""
@@ -225,3 +176,7 @@ def _remove(path: str) -> None:
         os.unlink(path)
     except OSError:
         pass
+
+
+def _conforms(notifier: FifoNotifier) -> Notifier:
+    return notifier
