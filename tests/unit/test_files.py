@@ -11,7 +11,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-LONG: dict[str, str] = {}
+LONG: dict[str, str] = {
+    "sparkles/model.py": "every value that crosses a layer, on one page of words",
+    "sparkles/lua/api.py": "one table: each function of the scripts declared once",
+}
 """Python files that may have more than LIMIT lines, and why each is still one noun."""
 
 LIMIT = 400

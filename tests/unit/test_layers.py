@@ -12,11 +12,11 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "sparkles"
 
 LEVELS = {
-    **dict.fromkeys(("", "errors", "model", "states", "digest", "template", "rows"), 0),
-    **dict.fromkeys(("ports", "wire", "config", "clock"), 1),
+    **dict.fromkeys(("", "errors", "model", "states", "digest", "template", "rows", "suggest", "units"), 0),
+    **dict.fromkeys(("ports", "wire", "config"), 1),
     "engine": 2,
     **dict.fromkeys(("lua", "backends"), 3),
-    "app": 4,
+    **dict.fromkeys(("app", "worker_process"), 4),
     **dict.fromkeys(("cli", "__main__"), 5),
 }
 """The level of each part: a module of the package, or a folder of modules. "" is the package itself."""
