@@ -1,0 +1,398 @@
+"""Real programs in process groups of their own, with limits. Keeps the promises of engine.runner; may import it and process.
+
+On Linux one epoll waits for everything: a pidfd for each program, hints, the driver's pipe. Elsewhere kqueue does. The order at a
+program's end matters: first its process group is killed while the leader is still a zombie, so that the group's number cannot mean
+another group by now; only then is the leader waited for, which gives what it used. Surprise: a descendant that called setsid is in no
+group of ours; this process is a subreaper, so it becomes our child when its parent ends, and its environment tells whose it was.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Collection
+from typing import Any
+
+from sparkles.backends.local import process
+from sparkles.engine.runner import Cause, Ended, Launch, StartFailed
+
+SAMPLE_S = 0.5
+_LINUX = sys.platform == "linux"
+_MAXRSS_UNIT = 1024 if _LINUX else 1  # getrusage(2): kilobytes on Linux, bytes on macOS
+_LEFT_WAIT_S = 5.0
+"""How long a left-over process may take to go after SIGKILL before it is left to `sweep`'s next call."""
+
+
+class _Program:
+    __slots__ = (
+        "cause",
+        "cpu_s",
+        "handle",
+        "kill_at",
+        "memory_bytes",
+        "oom_kills",
+        "peak",
+        "pid",
+        "pidfd",
+        "started",
+        "timeout_at",
+        "token",
+    )
+
+    def __init__(self, handle: int, pid: int, pidfd: int, launch: Launch, started: float, oom_kills: int) -> None:
+        self.handle, self.pid, self.pidfd, self.token, self.started = handle, pid, pidfd, launch.token, started
+        self.memory_bytes = launch.memory_bytes
+        self.timeout_at = started + launch.timeout_s if launch.timeout_s is not None else float("inf")
+        self.kill_at = float("inf")
+        self.cause = Cause.NONE
+        self.peak = 0
+        self.cpu_s = 0.0
+        self.oom_kills = oom_kills
+
+
+class ProcessRunner:
+    """Starts programs and waits for them. Call it from one thread only, the one that made it."""
+
+    def __init__(self, *, grace_s: float = 5.0, sample_s: float = SAMPLE_S) -> None:
+        """`grace_s`: between SIGTERM and SIGKILL; `sample_s`: how often memory is looked at."""
+        process.become_subreaper()
+        self._grace_s, self._sample_s = grace_s, sample_s
+        self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._poller: _Poller = _Epoll() if hasattr(select, "epoll") and hasattr(os, "pidfd_open") else _Kqueue()
+        self._programs: dict[int, _Program] = {}
+        self._by_pid: dict[int, _Program] = {}
+        self._last = 0
+        self._next_sample = time.monotonic() + sample_s
+        self._next_deadline = float("inf")
+        self._oom_kills = _oom_kills()
+
+    def start(self, launch: Launch) -> int:
+        """See Runner. The program's standard input is /dev/null."""
+        pid = _spawn(launch, self._null)
+        try:
+            key = self._poller.add_process(pid)
+        except BaseException:
+            os.killpg(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
+        self._last += 1
+        program = _Program(self._last, pid, key, launch, time.monotonic(), self._oom_kills)
+        self._programs[program.handle] = program
+        self._by_pid[pid] = program
+        if program.timeout_at < self._next_deadline:
+            self._next_deadline = program.timeout_at
+        return program.handle
+
+    def end(self, handle: int) -> None:
+        """See Runner."""
+        program = self._programs.get(handle)
+        if program is not None and program.cause is Cause.NONE:
+            self._terminate(program, Cause.ASKED)
+
+    def wait(self, timeout_s: float) -> tuple[list[Ended], list[int]]:
+        """See Runner."""
+        now = time.monotonic()
+        until = min(now + timeout_s, self._next_deadline)
+        if self._programs:
+            until = min(until, self._next_sample)
+        pids, ready = self._poller.wait(max(0.0, until - now))
+        ended = [self._reap(self._by_pid[pid]) for pid in pids if pid in self._by_pid]
+        now = time.monotonic()
+        if now >= self._next_sample:
+            self._sample(now)
+        if now >= self._next_deadline:
+            self._enforce(now)
+        return ended, ready
+
+    def watch(self, fd: int) -> bool:
+        """See Runner."""
+        return self._poller.add(fd)
+
+    def unwatch(self, fd: int) -> None:
+        """See Runner."""
+        self._poller.remove(fd)
+
+    def sweep(self, tokens: Collection[str]) -> None:
+        """See Runner. Where the system has no subreapers, what left its group is not found here (recovery looks for it by its marker)."""
+        if not _LINUX:
+            return
+        deadline = time.monotonic() + _LEFT_WAIT_S
+        pause = 0.0005
+        while left := self._left_behind(tokens):
+            for pid in left:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except (ProcessLookupError, PermissionError):
+                    continue
+            if time.monotonic() > deadline:
+                return
+            # What a killed one had started becomes our child when it is gone: the next look finds it.
+            time.sleep(pause)
+            pause = min(2 * pause, 0.05)
+
+    def close(self) -> None:
+        """See Runner."""
+        for program in list(self._programs.values()):
+            _kill_group(program.pid, signal.SIGKILL)
+        while self._programs:
+            self.wait(1.0)
+        self.sweep(())
+        if self._null >= 0:
+            os.close(self._null)
+            self._null = -1
+            self._poller.close()
+
+    # Ends
+
+    def _reap(self, program: _Program) -> Ended:
+        _kill_group(program.pid, signal.SIGKILL)
+        self._poller.remove_process(program.pid, program.pidfd)
+        _, status, usage = os.wait4(program.pid, 0)
+        del self._programs[program.handle], self._by_pid[program.pid]
+        code = os.waitstatus_to_exitcode(status)
+        cpu_s = max(usage.ru_utime + usage.ru_stime, program.cpu_s)
+        peak = program.peak
+        if usage.ru_maxrss > _own_peak():
+            # Until it calls exec, a child has this process's memory: a lesser number says nothing about the program.
+            peak = max(peak, usage.ru_maxrss * _MAXRSS_UNIT)
+        cause = program.cause
+        if cause is Cause.NONE and code in (-signal.SIGKILL, 128 + signal.SIGKILL):
+            kills = _oom_kills()
+            if kills > program.oom_kills:
+                cause = Cause.KERNEL_OOM
+            self._oom_kills = kills
+        seconds = time.monotonic() - program.started
+        if code < 0:
+            return Ended(program.handle, None, -code, cause, seconds, cpu_s, peak)
+        return Ended(program.handle, code, 0, cause, seconds, cpu_s, peak)
+
+    def _terminate(self, program: _Program, cause: Cause) -> None:
+        """SIGTERM (and SIGCONT for the stopped), and SIGKILL after the grace."""
+        program.cause = cause
+        program.kill_at = time.monotonic() + self._grace_s
+        self._next_deadline = min(self._next_deadline, program.kill_at)
+        _kill_group(program.pid, signal.SIGTERM)
+        _kill_group(program.pid, signal.SIGCONT)
+
+    def _enforce(self, now: float) -> None:
+        """Time limits and graces that are over."""
+        following = float("inf")
+        for program in self._programs.values():
+            if now >= program.kill_at:
+                _kill_group(program.pid, signal.SIGKILL)
+                program.kill_at = float("inf")
+            elif program.cause is Cause.NONE and now >= program.timeout_at:
+                self._terminate(program, Cause.TIMEOUT)
+            following = min(following, program.kill_at)
+            if program.cause is Cause.NONE:
+                following = min(following, program.timeout_at)
+        self._next_deadline = following
+
+    def _sample(self, now: float) -> None:
+        """Looks at the memory of programs that have run for a while; one above its request is ended at once: the machine's memory is
+        not its own."""
+        self._next_sample = now + self._sample_s
+        old = now - self._sample_s / 2
+        pids = [program.pid for program in self._programs.values() if program.started <= old]
+        if not pids:
+            return
+        for pid, (memory, cpu_s) in process.group_usage(pids).items():
+            program = self._by_pid[pid]
+            program.peak = max(program.peak, memory)
+            program.cpu_s = max(program.cpu_s, cpu_s)
+            if program.memory_bytes is not None and memory > program.memory_bytes and program.cause is Cause.NONE:
+                program.cause = Cause.MEMORY
+                _kill_group(pid, signal.SIGKILL)
+
+    def _left_behind(self, tokens: Collection[str]) -> list[int]:
+        """Living children that are no program of ours and belong to one of `tokens` (to nobody that runs, where nothing runs); ended
+        ones are waited for on the way."""
+        children = [pid for pid in process.orphans() if pid not in self._by_pid]
+        if not children:
+            return []
+        gone = set(process.reap(children))
+        if not self._programs:
+            return [pid for pid in children if pid not in gone]
+        return [pid for pid in children if pid not in gone and _token(pid) in tokens]
+
+
+class _Poller:
+    """Waits for processes to end and for descriptors."""
+
+    def add_process(self, pid: int) -> int:
+        raise NotImplementedError
+
+    def remove_process(self, pid: int, key: int) -> None:
+        raise NotImplementedError
+
+    def add(self, fd: int) -> bool:
+        raise NotImplementedError
+
+    def remove(self, fd: int) -> None:
+        raise NotImplementedError
+
+    def wait(self, timeout_s: float) -> tuple[list[int], list[int]]:
+        """The processes that ended, and the readable descriptors."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+
+class _Epoll(_Poller):
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._pids: dict[int, int] = {}
+
+    def add_process(self, pid: int) -> int:
+        pidfd = os.pidfd_open(pid)
+        self._pids[pidfd] = pid
+        self._epoll.register(pidfd, select.EPOLLIN)
+        return pidfd
+
+    def remove_process(self, pid: int, key: int) -> None:
+        del self._pids[key]
+        os.close(key)  # the last descriptor of it: epoll forgets it too
+
+    def add(self, fd: int) -> bool:
+        try:
+            self._epoll.register(fd, select.EPOLLIN)
+        except PermissionError:
+            return False
+        return True
+
+    def remove(self, fd: int) -> None:
+        self._epoll.unregister(fd)
+
+    def wait(self, timeout_s: float) -> tuple[list[int], list[int]]:
+        # epoll counts in whole milliseconds: rounded up, or the last one would be spent spinning.
+        events = self._epoll.poll(timeout_s + 0.0009 if timeout_s else 0.0)
+        pids: list[int] = []
+        ready: list[int] = []
+        known = self._pids
+        for fd, _ in events:
+            if fd in known:
+                pids.append(known[fd])
+            else:
+                ready.append(fd)
+        return pids, ready
+
+    def close(self) -> None:
+        self._epoll.close()
+
+
+class _Kqueue(_Poller):
+    def __init__(self) -> None:
+        self._select: Any = select
+        self._queue = self._select.kqueue()
+        self._early: list[int] = []
+
+    def add_process(self, pid: int) -> int:
+        try:
+            self._change(
+                pid, self._select.KQ_FILTER_PROC, self._select.KQ_EV_ADD | self._select.KQ_EV_ONESHOT, self._select.KQ_NOTE_EXIT
+            )
+        except ProcessLookupError:
+            self._early.append(pid)  # already a zombie: macOS reports no event for it
+        return -1
+
+    def remove_process(self, pid: int, key: int) -> None:
+        return  # the event was delivered once, and with it went its registration
+
+    def add(self, fd: int) -> bool:
+        try:
+            self._change(fd, self._select.KQ_FILTER_READ, self._select.KQ_EV_ADD)
+        except OSError:
+            return False
+        return True
+
+    def remove(self, fd: int) -> None:
+        self._change(fd, self._select.KQ_FILTER_READ, self._select.KQ_EV_DELETE)
+
+    def wait(self, timeout_s: float) -> tuple[list[int], list[int]]:
+        pids, self._early = self._early, []
+        ready: list[int] = []
+        for event in self._queue.control(None, 64, 0.0 if pids else timeout_s):
+            (pids if event.filter == self._select.KQ_FILTER_PROC else ready).append(event.ident)
+        return pids, ready
+
+    def close(self) -> None:
+        self._queue.close()
+
+    def _change(self, ident: int, kind: int, flags: int, fflags: int = 0) -> None:
+        self._queue.control([self._select.kevent(ident, kind, flags, fflags)], 0)
+
+
+def _spawn(launch: Launch, null: int) -> int:
+    """The pid of a new process, leader of its own group. Raises StartFailed."""
+    try:
+        popen = subprocess.Popen(
+            launch.argv,
+            env=dict(entry.split(b"=", 1) for entry in launch.env),
+            cwd=launch.cwd,
+            stdin=null,
+            stdout=launch.log_fd,
+            stderr=launch.log_fd,
+            close_fds=False,  # every descriptor of ours is close-on-exec, and closing them one by one costs 0.1 ms
+            process_group=0,
+        )
+    except OSError as error:
+        raise _start_failed(launch, error) from error
+    except ValueError as error:  # a NUL byte
+        raise StartFailed(126, f"the command cannot be executed: {error}") from error
+    popen.returncode = 0  # it is waited for with wait4, which knows what it used; Popen must not
+    return popen.pid
+
+
+def _start_failed(launch: Launch, error: OSError) -> StartFailed:
+    """What the error of execve means for the task; with the shell's exit codes."""
+    name = os.fsdecode(launch.argv[0]) if launch.argv else ""
+    if error.errno == errno.ENOENT:
+        if "/" in name and os.path.exists(os.path.join(os.fsdecode(launch.cwd), name)):
+            return StartFailed(127, f"{name} could not be started: the interpreter that its first line names does not exist")
+        return StartFailed(127, f"{name} was not found" + ("" if "/" in name else " in PATH"))
+    if error.errno in (errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.EISDIR, errno.ENOTDIR, errno.ELOOP):
+        return StartFailed(126, f"{name} could not be executed: {os.strerror(error.errno)}")
+    if error.errno == errno.E2BIG:
+        return StartFailed(126, "the command and its environment are longer than the system allows: pass long values in files")
+    return StartFailed(0, f"the program could not be started: {os.strerror(error.errno or 0)}")
+
+
+def _kill_group(pgid: int, number: int) -> None:
+    try:
+        os.killpg(pgid, number)
+    except (ProcessLookupError, PermissionError):
+        return  # nobody but the dead (PermissionError: macOS says so of zombies)
+
+
+def _token(pid: int) -> str:
+    """The claim token in a process's environment, or ""."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            _, found, rest = (b"\0" + file.read()).partition(b"\0SPARKLES_TOKEN=")
+    except OSError:
+        return ""
+    return rest.partition(b"\0")[0].decode("utf-8", "replace") if found else ""
+
+
+def _own_peak() -> int:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _oom_kills() -> int:
+    """How many processes the kernel has ended for want of memory since boot; 0 where it does not say."""
+    if not _LINUX:
+        return 0
+    try:
+        with open("/proc/vmstat", "rb") as file:
+            found = file.read().partition(b"\noom_kill ")[2]
+    except OSError:
+        return 0
+    return int(found.split(None, 1)[0]) if found else 0

@@ -1,0 +1,594 @@
+"""The local worker's loop: claim, start, heartbeat, finish. The twin of the cluster worker: same words, same outcomes. May import ports.
+
+One thread, one wait. Everything it knows is in the JobStore or is found again there: killed at any moment, it leaves claims with tokens
+and attempts' folders from which `backends/local/recovery.py` decides. A worker knows no run and no script. Surprise: the next program
+is started before the last one's files are looked after, so that the processor never waits for book-keeping.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Mapping
+from enum import Enum
+
+import msgspec
+
+from sparkles.engine import attempt as files
+from sparkles.engine import capacity, outputs, retry
+from sparkles.engine.attempt import AttemptFailed, Plan
+from sparkles.engine.capacity import Amount
+from sparkles.engine.crew import Crew
+from sparkles.engine.reservation import Reservation
+from sparkles.engine.runner import Ended, Launch, Runner, StartFailed
+from sparkles.errors import BackendError, StorageFull
+from sparkles.model import Artifact, Attempt, Claim, FailureClass, Finish, TaskState
+from sparkles.model import Worker as WorkerRow
+from sparkles.ports import Blobs, Clock, JobStore, Notifier
+
+BATCH = 32
+MOST_RUNNING = 400
+"""Programs at once, whatever they ask for: each holds a descriptor, and 1024 is the usual limit."""
+_CREW = 4
+_PLANS = 64
+_RETRY_S = 0.5
+NEVER = float("inf")
+
+
+class Mode(Enum):
+    SERVING = 1
+    DRAINING = 2
+    STOPPING = 3
+
+
+class Pace(msgspec.Struct, frozen=True):
+    """How often, in seconds: heartbeats; commits; looks at an empty queue without a hint; looks at what a hint may mean; turns, where
+    there are more workers than cores."""
+
+    beat_s: float = 1.0
+    commit_s: float = 0.05
+    poll_s: float = 1.0
+    look_s: float = 0.1
+    turn_s: float = 1.0
+
+
+class _Task:
+    """A claim in hand, from its start on. `handle` is 0 until its program runs; `why` is PREEMPTED or CANCELLED once this worker has
+    decided to end it."""
+
+    __slots__ = ("claim", "folder", "handle", "need", "plan", "started_at_ms", "why")
+
+    def __init__(self, claim: Claim, plan: Plan, need: Amount, folder: str, started_at_ms: int) -> None:
+        self.claim, self.plan, self.need, self.folder, self.started_at_ms = claim, plan, need, folder, started_at_ms
+        self.handle = 0
+        self.why: FailureClass | None = None
+
+
+class Worker:
+    """Serves one pool until it is told to leave, or with `until_empty` until nothing is pending."""
+
+    def __init__(
+        self,
+        row: WorkerRow,
+        *,
+        jobs: JobStore,
+        blobs: Blobs,
+        notifier: Notifier,
+        clock: Clock,
+        runner: Runner,
+        total: Amount,
+        environ: Mapping[bytes, bytes],
+        pace: Pace | None = None,
+        until_empty: bool = False,
+        driver_fd: int | None = None,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """`total` is what the machine offers to all its workers. `driver_fd` is the reading end of a pipe whose end of file means that the
+        driver is gone. `say` gets lines for the worker's own log."""
+        self.mode = Mode.SERVING
+        self._row = row
+        self._jobs, self._blobs, self._notifier, self._clock, self._runner = jobs, blobs, notifier, clock, runner
+        self._environ = environ
+        self._pace = pace or Pace()
+        self._until_empty = until_empty
+        self._driver_fd = driver_fd
+        self._say = say
+        self._crew = Crew(_CREW)
+        self._reservation = Reservation(jobs, row.id, total, retry_s=self._pace.look_s, turn_s=self._pace.turn_s)
+        self._plans: dict[str, Plan] = {}
+        self._queue: deque[Claim] = deque()
+        self._running: dict[int, _Task] = {}
+        self._busy: dict[str, _Task] = {}  # by token: with the crew, before or after their program
+        self._finishes: list[Finish] = []
+        self._scratches: list[str] = []  # folders whose scratch directory could not be removed yet
+        self._typical_cpu = 1.0  # of the last task started: what the next is expected to take
+        self._mean_s: float | None = None
+        self._short = False  # the last claim brought less than it asked for
+        self._told_waiting = False
+        self._hinted = False
+        self._gone = False
+        now = clock.monotonic()
+        self._next_beat = now + self._pace.beat_s
+        self._next_claim = self._next_look = self._told_at = now
+        self._commit_at = self._tell_at = NEVER
+
+    # Called from signal handlers too: they set the mode, and the loop acts on it.
+
+    def drain(self) -> None:
+        """No new tasks; what runs is finished and recorded; then `run` returns."""
+        if self.mode is Mode.SERVING:
+            self.mode = Mode.DRAINING
+
+    def stop(self) -> None:
+        """Running programs are ended, their tasks go back to pending; then `run` returns."""
+        self.mode = Mode.STOPPING
+
+    def interrupt(self) -> None:
+        """Ctrl-C: the first drains, the second stops."""
+        self.mode = Mode.DRAINING if self.mode is Mode.SERVING else Mode.STOPPING
+
+    def run(self) -> None:
+        """Serves until it is over.
+
+        Raises:
+            BackendError: The store failed for good. Programs are ended; recovery finds the claims.
+        """
+        runner = self._runner
+        hint_fd, crew_fd = self._notifier.fileno(), self._crew.fileno()
+        self._jobs.enter_worker(self._row)
+        try:
+            if hint_fd >= 0:
+                runner.watch(hint_fd)
+            runner.watch(crew_fd)
+            if self._driver_fd is not None and not runner.watch(self._driver_fd):
+                self._driver_fd = None
+            self._fill()
+            while not self._over():
+                ended, ready = runner.wait(self._pause(hint_fd))
+                for each in ended:
+                    self._free(each)
+                if hint_fd < 0 or hint_fd in ready:
+                    self._hinted = self._notifier.wait(0.0) or self._hinted
+                self._fill()
+                for each in ended:
+                    self._ended(each)
+                if ready:
+                    if crew_fd in ready:
+                        self._handed_back()
+                    if self._driver_fd is not None and self._driver_fd in ready:
+                        self._listen(self._driver_fd)
+                self._keep_time()
+            if not self._gone:
+                self._jobs.leave_worker(self._row.id)
+            self._notifier.notify()
+        finally:
+            runner.close()
+            self._crew.close()
+
+    # The clock
+
+    def _over(self) -> bool:
+        """Whether to leave; records what is left to record first."""
+        if self._running or self._busy:
+            return False
+        if self._finishes:
+            self._commit()
+        if self._finishes or self._queue:
+            return False
+        if self.mode is not Mode.SERVING:
+            return True
+        if not self._until_empty or self._next_claim <= self._clock.monotonic():
+            return False
+        return self._jobs.next_due_ms(self._row.pool) is None
+
+    def _pause(self, hint_fd: int) -> float:
+        """How long to wait at most: until the next thing that this worker does by itself."""
+        until = min(self._next_beat, self._commit_at, self._tell_at)
+        if self.mode is Mode.SERVING:
+            if not self._queue:
+                until = min(until, self._next_claim)
+            if self._reservation.waiting:
+                until = min(until, self._reservation.retry_at)
+        if self._hinted:
+            until = min(until, self._next_look)
+        pause = until - self._clock.monotonic()
+        if hint_fd < 0:
+            pause = min(pause, self._pace.look_s)
+        return max(0.0, pause)
+
+    def _keep_time(self) -> None:
+        """What is due, or worth doing while nothing else is."""
+        now = self._clock.monotonic()
+        idle = not (self._running or self._busy or self._queue)
+        if now >= self._commit_at or (idle and self._finishes and self._commit_at < now + self._pace.commit_s):
+            self._commit()
+        if now >= self._next_beat:
+            self._beat()
+            self._look()
+        elif self._hinted and now >= self._next_look:
+            self._look()
+        if self.mode is not Mode.SERVING:
+            self._leave_off()
+        reservation = self._reservation
+        reservation.settle(bool(self._queue), idle and self._next_claim > now)
+        if reservation.waiting != self._told_waiting:
+            self._beat()
+            self._tell_soon()
+        if reservation.freed:
+            reservation.freed = False
+            self._tell_soon()
+        if self._clock.monotonic() >= self._tell_at:
+            self._tell_at = NEVER
+            self._told_at = now
+            self._notifier.notify()
+
+    def _tell_soon(self) -> None:
+        """A hint to others, at once where the last one was some time ago."""
+        self._tell_at = min(self._tell_at, self._told_at + self._pace.commit_s)
+
+    def _listen(self, driver_fd: int) -> None:
+        """The driver's pipe says nothing but that the driver is gone."""
+        if not os.read(driver_fd, 4096):
+            self._runner.unwatch(driver_fd)
+            self._driver_fd = None
+            self._say("the driver is gone: what runs is finished, nothing new is started")
+            self.drain()
+
+    def _beat(self) -> None:
+        self._next_beat = self._clock.monotonic() + self._pace.beat_s
+        if self._gone:
+            return
+        waiting = self._reservation.waiting
+        try:
+            alive = self._jobs.beat_worker(self._row.id, waiting=waiting)
+        except BackendError as error:
+            self._bear(error, "heartbeat")
+            return
+        self._told_waiting = waiting
+        if not alive:
+            # Its tasks were given to others: nothing of what it holds is its own any more.
+            self._say("this worker's row is gone: another process took it for dead; its programs are ended")
+            self._gone = True
+            self.mode = Mode.STOPPING
+            self._queue.clear()
+            for task in [*self._running.values(), *self._busy.values()]:
+                self._end(task, FailureClass.CANCELLED)
+
+    def _bear(self, error: BackendError, what: str) -> None:
+        """Goes on where trying again can help: the next time is soon. Raises the error where not."""
+        if not error.retryable and not isinstance(error, StorageFull):
+            raise error
+        self._say(f"{what}: {error}")
+
+    def _look(self) -> None:
+        """After a hint and with each heartbeat: ends what was taken away, learns whether others wait for capacity."""
+        now = self._clock.monotonic()
+        self._next_look = now + self._pace.look_s
+        if self._hinted:
+            self._hinted = False
+            self._next_claim = min(self._next_claim, now)
+            self._reservation.retry_at = min(self._reservation.retry_at, now)
+        if self._gone:
+            return
+        if self._queue or self._running or self._busy:
+            held = self._jobs.held_tokens(self._row.id)
+            for task in [*self._running.values(), *self._busy.values()]:
+                if task.claim.token not in held:
+                    self._end(task, FailureClass.CANCELLED)
+            if any(claim.token not in held for claim in self._queue):
+                self._queue = deque(claim for claim in self._queue if claim.token in held)
+        self._reservation.look()
+
+    def _leave_off(self) -> None:
+        """Draining or stopping: gives back what was not started; when stopping ends what runs."""
+        if self._queue:
+            self._jobs.release(list(self._queue))
+            self._queue.clear()
+            self._tell_soon()
+        if self.mode is Mode.STOPPING:
+            for task in [*self._running.values(), *self._busy.values()]:
+                self._end(task, FailureClass.PREEMPTED)
+
+    def _end(self, task: _Task, why: FailureClass) -> None:
+        if task.why is None:
+            task.why = why
+            if task.handle:
+                self._runner.end(task.handle)
+
+    # Claims
+
+    def _fill(self) -> None:
+        """Claims and starts as much as fits."""
+        if self.mode is not Mode.SERVING:
+            return
+        self._start_queued()
+        if self._claimable() <= 0:
+            return
+        if self._finishes:
+            self._commit()  # a job at its parallelism has room only once the ends of its tasks are recorded
+        limit = self._claimable()
+        claims = self._jobs.claim(self._row.id, pool=self._row.pool, limit=limit, now_ms=self._clock.now_ms())
+        self._short = len(claims) < limit
+        if self._short:
+            self._next_claim = self._clock.monotonic() + self._idle_s()
+        if claims:
+            self._queue.extend(claims)
+            self._start_queued()
+
+    def _claimable(self) -> int:
+        """How many tasks to claim now: what could start, and some ahead."""
+        if self._clock.monotonic() < self._next_claim and not (self._short and self._finishes and not self._queue):
+            return 0
+        reservation = self._reservation
+        offered = reservation.held.cpu if reservation.waiting else reservation.total.cpu
+        typical = self._typical_cpu
+        slots = min(MOST_RUNNING, int((offered + 1e-9) / typical)) if typical > 0 else MOST_RUNNING
+        free = slots - len(self._running) - len(self._busy)
+        target = max(0, free) + capacity.claims_ahead(slots, self._mean_s, BATCH)
+        if not self._running and not self._busy:
+            target = max(1, target)
+        return target - len(self._queue) if 2 * len(self._queue) < target else 0
+
+    def _idle_s(self) -> float:
+        """How long to leave an empty queue alone without a hint: until a task's back-off is over, the poll interval at most."""
+        due = self._jobs.next_due_ms(self._row.pool)
+        if due is None:
+            return self._pace.poll_s
+        wait_s = (due - self._clock.now_ms()) / 1000 + 0.001
+        # In the past, it is held back by its job's parallelism: this worker's own commits or a hint say when to look again.
+        return min(self._pace.poll_s, wait_s) if wait_s > 0 else self._pace.poll_s
+
+    def _start_queued(self) -> None:
+        """Starts claims in order while they fit. One that does not fit is not overtaken: a large task would wait for ever."""
+        queue = self._queue
+        while queue and len(self._running) + len(self._busy) < MOST_RUNNING:
+            claim = queue[0]
+            plan = self._plan(claim)
+            resources = claim.spec.resources or plan.spec.resources
+            need = capacity.needed(resources, claim.memory_bytes)
+            total = self._reservation.total
+            problem = plan.problem or capacity.too_large(need, resources.gpu, total)
+            if not problem:
+                demand = (self._need(each) for each in queue)
+                if not self._reservation.room(need, demand, self._clock.monotonic()):
+                    return
+                self._typical_cpu = need.cpu
+            queue.popleft()
+            self._start(claim, plan, need, problem)
+
+    def _need(self, claim: Claim) -> Amount:
+        return capacity.needed(claim.spec.resources or self._plan(claim).spec.resources, claim.memory_bytes)
+
+    def _plan(self, claim: Claim) -> Plan:
+        job = claim.ref.job
+        plan = self._plans.get(job)
+        if plan is None:
+            if len(self._plans) >= _PLANS:
+                self._plans.clear()
+            plan = self._plans[job] = Plan(self._jobs.get_job(job).spec, job, self._row.id, self._environ)
+        return plan
+
+    # One task
+
+    def _start(self, claim: Claim, plan: Plan, need: Amount, problem: str) -> None:
+        task = _Task(claim, plan, need, os.fspath(self._blobs.folder(claim.ref)), self._clock.now_ms())
+        self._reservation.take(need)
+        if problem:
+            self._not_started(task, AttemptFailed(FailureClass.CONFIG, problem))
+        elif claim.spec.files:
+            self._busy[claim.token] = task
+            self._crew.submit(task, lambda: self._stage(task))
+        else:
+            try:
+                self._launch(task, files.create_folder(task.folder, claim))
+            except OSError as error:
+                self._not_started(task, files.failed_call(error, "the attempt's folder could not be made"))
+
+    def _stage(self, task: _Task) -> int:
+        """In the crew: the folder and the inputs. Returns the log's descriptor. Raises AttemptFailed or OSError."""
+        log_fd = files.create_folder(task.folder, task.claim)
+        try:
+            files.place_inputs(task.claim, task.folder, self._blobs)
+        except BaseException:
+            os.close(log_fd)
+            raise
+        return log_fd
+
+    def _launch(self, task: _Task, log_fd: int) -> None:
+        """Starts the program; `log_fd` is closed in any case."""
+        claim, plan = task.claim, task.plan
+        try:
+            launch = Launch(
+                files.arguments(claim, task.folder),
+                plan.environment(claim, task.folder),
+                os.fsencode(files.working_directory(plan, task.folder)),
+                log_fd,
+                claim.token,
+                plan.spec.timeout_s,
+                task.need.memory or None,
+            )
+            task.handle = self._runner.start(launch)
+            self._running[task.handle] = task
+        except AttemptFailed as failed:
+            self._not_started(task, failed)
+        except StartFailed as failed:
+            files.append_log(log_fd, f"sparkles: {failed.reason}\n")
+            failure = FailureClass.EXIT if failed.code else FailureClass.STAGING
+            self._not_started(task, AttemptFailed(failure, failed.reason), failed.code or None)
+        except OSError as error:
+            self._not_started(task, files.failed_call(error, "the program could not be started"))
+        finally:
+            os.close(log_fd)
+
+    def _not_started(self, task: _Task, failed: AttemptFailed, exit_code: int | None = None) -> None:
+        """The attempt fails without a program having run."""
+        self._reservation.give(task.need)
+        self._keep(task, self._attempt(task, failed.failure, failed.reason, exit_code=exit_code))
+
+    def _free(self, ended: Ended) -> None:
+        """A program is gone: what it used can be used."""
+        self._reservation.give(self._running[ended.handle].need)
+        self._mean_s = ended.seconds if self._mean_s is None else 0.8 * self._mean_s + 0.2 * ended.seconds
+
+    def _ended(self, ended: Ended) -> None:
+        """Looks after what a program left: here, or by the crew where files have to be read."""
+        task = self._running.pop(ended.handle)
+        succeeded = ended.exit_code == 0 and task.why is None
+        if task.claim.spec.files or (succeeded and task.plan.spec.outputs):
+            self._busy[task.claim.token] = task
+            self._crew.submit(task, lambda: self._conclude(task, ended))
+        else:
+            self._keep(task, self._conclude(task, ended))
+
+    def _conclude(self, task: _Task, ended: Ended) -> Attempt:
+        """Perhaps in the crew: judges, keeps what is to be kept, and writes the record."""
+        claim, spec, folder = task.claim, task.plan.spec, task.folder
+        failure, reason = outputs.judge(ended, spec, task.need.memory)
+        results: str | None = None
+        artifacts: tuple[Artifact, ...] = ()
+        if task.why is not None:
+            failure = task.why
+            reason = "ended because its worker was stopped" if failure is FailureClass.PREEMPTED else "cancelled while it ran"
+        try:
+            if changed := outputs.changed_inputs(claim, self._blobs):
+                raise AttemptFailed(FailureClass.STAGING, f"{changed}; the program {reason}" if reason else changed)
+            if failure is None or failure is FailureClass.EXIT:
+                results = outputs.read_results(folder)
+            if failure is None and spec.outputs:
+                artifacts = outputs.collect_outputs(spec, claim, folder, self._blobs)
+        except AttemptFailed as failed:
+            if failure is None or failed.failure is FailureClass.STAGING:
+                failure, reason = failed.failure, failed.reason
+        return self._attempt(
+            task,
+            failure,
+            reason,
+            exit_code=ended.exit_code,
+            signal=ended.signal,
+            cpu_s=ended.cpu_s,
+            peak_memory_bytes=ended.peak_memory_bytes,
+            results=results,
+            artifacts=artifacts,
+        )
+
+    def _attempt(
+        self,
+        task: _Task,
+        failure: FailureClass | None,
+        reason: str,
+        *,
+        exit_code: int | None = None,
+        signal: int = 0,
+        cpu_s: float = 0.0,
+        peak_memory_bytes: int = 0,
+        results: str | None = None,
+        artifacts: tuple[Artifact, ...] = (),
+    ) -> Attempt:
+        """The attempt's record, written to result.json; its scratch directory is gone."""
+        folder = task.folder
+        tail = ""
+        if failure is not None:
+            tail = outputs.log_tail(folder)
+            if failure is FailureClass.EXIT and outputs.disk_full(folder, tail):
+                failure, reason = FailureClass.DISK, f"{reason}: no space is left on the device of {folder}"
+        attempt = Attempt(
+            task.claim.ref,
+            task.claim.token,
+            self._row.id,
+            failure,
+            exit_code,
+            signal,
+            reason,
+            task.started_at_ms,
+            self._clock.now_ms(),
+            cpu_s,
+            peak_memory_bytes,
+            results,
+            artifacts,
+            tail,
+        )
+        if not files.remove_scratch(folder):
+            self._scratches.append(folder)
+        try:
+            files.write_record(folder, attempt)
+        except OSError as error:
+            if failure is None:
+                failed = files.failed_call(error, "the attempt's record was not written")
+                attempt = msgspec.structs.replace(
+                    attempt, failure=failed.failure, reason=failed.reason, outputs=(), results=None
+                )
+        return attempt
+
+    def _handed_back(self) -> None:
+        """What the crew has done: inputs are in place, or outputs are kept."""
+        for task, result, error in self._crew.finished():
+            del self._busy[task.claim.token]
+            if isinstance(result, Attempt):
+                self._keep(task, result)
+            elif isinstance(error, AttemptFailed):
+                self._not_started(task, error)
+            elif isinstance(error, OSError) and not task.handle:
+                self._not_started(task, files.failed_call(error, "the attempt's folder could not be made"))
+            elif error is not None:
+                raise error
+            elif task.why is None:
+                self._launch(task, result)
+            else:
+                os.close(result)
+                self._never_started(task)
+
+    def _never_started(self, task: _Task) -> None:
+        """Its claim was taken away, or the worker told to stop, while its inputs were put in place."""
+        self._reservation.give(task.need)
+        try:
+            files.remove_tree(task.folder)
+        except OSError:
+            pass  # the next attempt of this number removes it
+        self._jobs.release([task.claim])
+
+    def _keep(self, task: _Task, attempt: Attempt) -> None:
+        """Decides what becomes of the task, for the next commit."""
+        claim = task.claim
+        memory = claim.memory_bytes if claim.memory_bytes is not None else task.need.memory or None
+        if attempt.failure is FailureClass.PREEMPTED:
+            finish = retry.requeue(attempt, tries=claim.tries, losses=claim.losses, requested_memory=claim.memory_bytes)
+        else:
+            finish = retry.decide(
+                attempt,
+                task.plan.spec.retry,
+                tries=claim.tries,
+                losses=claim.losses,
+                requested_memory=memory,
+                now_ms=attempt.ended_at_ms,
+            )
+        self._finishes.append(finish)
+        if self._commit_at == NEVER:
+            self._commit_at = self._clock.monotonic() + self._pace.commit_s
+
+    def _commit(self) -> None:
+        """Records what ended, in one transaction, after whatever those tasks left behind is gone."""
+        batch = self._finishes
+        self._commit_at = NEVER
+        self._runner.sweep({finish.attempt.token for finish in batch})
+        try:
+            self._jobs.finish(batch)
+        except BackendError as error:
+            self._bear(error, f"{len(batch)} outcomes are not recorded yet")
+            if self.mode is Mode.STOPPING:
+                raise  # recovery takes them from result.json
+            self._commit_at = self._clock.monotonic() + _RETRY_S
+            return
+        self._finishes = []
+        while self._scratches:
+            files.remove_scratch(self._scratches.pop())
+        for job in {finish.attempt.ref.job for finish in batch if finish.state is TaskState.FAILED}:
+            self._limit_failures(job)
+        self._tell_soon()
+
+    def _limit_failures(self, job: str) -> None:
+        limit = self._jobs.get_job(job).spec.max_failures
+        if limit is None:
+            return
+        failed = self._jobs.count_tasks(job).failed
+        if failed > limit:
+            self._jobs.cancel_pending(job, f"{failed} tasks of the job failed and at most {limit} may")
