@@ -24,7 +24,7 @@ class DirectoryBlobs(ContentStore):
     def __init__(self, state: Path) -> None:
         super().__init__(state)
         self._jobs = os.path.join(self._state, "jobs")
-        self._checked_job = ""
+        self._checked_job: str | None = None
 
     def folder(self, ref: AttemptRef) -> Path:
         return Path(self._folder(ref))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-import stat
 import time
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -19,14 +18,12 @@ from pathlib import Path
 from sparkles.backends.local.copying import CHUNK, SourceError, copy_hashed, copy_plain, hash_file, storage_error, write_all
 from sparkles.backends.local.digests import DigestCache, settled
 from sparkles.backends.local.sources import Signature, check_unchanged, open_input, open_output, signature
+from sparkles.backends.local.sweeping import sweep_content
 from sparkles.backends.names import check_artifact_name, check_digest
 from sparkles.digest import of_bytes
 from sparkles.errors import BackendError, Damaged, NotFound, UsageError
 from sparkles.model import Artifact, Digest
 
-_TEMPORARY_AGE_S = 3600.0
-"""A temporary file older than this was left by a killed process: a file that is being written is younger, one that is being
-hashed may be this old."""
 _COUNT = itertools.count()
 
 
@@ -165,26 +162,7 @@ class ContentStore:
         return Artifact(name, digest, size, bool(before.st_mode & 0o111))
 
     def sweep(self, keep: Collection[Digest], older_than_s: float) -> tuple[int, int]:
-        kept = keep if isinstance(keep, (set, frozenset)) else set(keep)
-        now = time.time()
-        files = size = 0
-        gone: list[Digest] = []
-        try:
-            for folder in _names(self._cas):
-                for name in _names(os.path.join(self._cas, folder)):
-                    path = os.path.join(self._cas, folder, name)
-                    found = _lstat(path)
-                    if found is None or name in kept or not stat.S_ISREG(found.st_mode):
-                        continue
-                    age = _TEMPORARY_AGE_S if folder == "incoming" else older_than_s
-                    if now - max(found.st_atime, found.st_mtime if folder == "incoming" else 0.0) < age:
-                        continue
-                    if self._take_out(path, now - age) if folder not in ("incoming", "damaged") else _remove(path):
-                        files += 1
-                        size += found.st_size
-                        gone.append(Digest(name))
-        except OSError as error:
-            raise storage_error(error, "sweep", error.filename or self._cas) from error
+        gone, files, size = sweep_content(self._cas, keep if isinstance(keep, (set, frozenset)) else set(keep), older_than_s)
         for digest in gone:
             self._verified.pop(digest, None)
         if gone:
@@ -374,24 +352,6 @@ class ContentStore:
             os.close(copy)
             _remove(temporary)
 
-    def _take_out(self, path: str, limit: float) -> bool:
-        """Removes swept content unless it was asked for in the meantime.
-
-        It is renamed first: whoever stores the same content after that finds it missing and stores its own copy; what was asked
-        for before that shows in the atime, and goes back.
-        """
-        aside = f"{self._cas}/incoming/swept-{os.getpid()}-{next(_COUNT)}"
-        try:
-            os.makedirs(os.path.dirname(aside), exist_ok=True)
-            os.rename(path, aside)
-        except FileNotFoundError:
-            return False
-        if os.stat(aside).st_atime > limit:
-            os.rename(aside, path)
-            return False
-        os.unlink(aside)
-        return True
-
 
 def _seal(target: int, mtime_ns: int | None) -> None:
     """Makes a written file read-only, with the mtime of what it was made from."""
@@ -414,17 +374,3 @@ def _remove(path: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def _lstat(path: str) -> os.stat_result | None:
-    try:
-        return os.lstat(path)
-    except FileNotFoundError:
-        return None
-
-
-def _names(folder: str) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return []

@@ -25,9 +25,7 @@ def storage_error(error: OSError, operation: str, path: str) -> BackendError:
     folder = path if os.path.isdir(path) else os.path.dirname(path)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         what = "the disk quota is used up" if error.errno == errno.EDQUOT else "no space is left on the device"
-        return StorageFull(
-            f"{operation}: {what} of {folder} ({_free(folder)}); make room there and try again", operation, path, True
-        )
+        return StorageFull(f"{operation}: {what} of {folder} ({_free(folder)}); make room there and try again", operation, path)
     if error.errno == errno.EROFS:
         return BackendError(f"{operation}: {path}: the file system is read-only; expected to write there", operation, path)
     if error.errno in (errno.EACCES, errno.EPERM):
