@@ -104,12 +104,13 @@ def test_everything_means_no_skips(
     assert run_all.strict(run_all.Outcome(*outcome), everything=everything).failed == failed
 
 
-def test_a_missing_tool_is_named(run_all: ModuleType) -> None:
-    """A group whose tool is not installed says so instead of running."""
-    group = run_all.Group("none", pytest=("tests/none",), needs=("no_such_module",))
-    assert run_all.run(group, quick=False) == (
-        0,
-        0,
-        0,
-        "could not run: no_such_module is not installed here (requirements/install dev)",
-    )
+@pytest.mark.parametrize(
+    ("path", "needs", "why"),
+    [
+        ("tests", ("no_such_module",), "could not run: no_such_module is not installed here (requirements/install dev)"),
+        ("tests/none", (), "could not run: there is no tests/none"),
+    ],
+)
+def test_what_is_missing_is_named(run_all: ModuleType, path: str, needs: tuple[str, ...], why: str) -> None:
+    """A group whose tool or folder is missing says so instead of running."""
+    assert run_all.run(run_all.Group("none", pytest=(path,), needs=needs), quick=False) == (0, 0, 0, why)
