@@ -24,7 +24,7 @@ _NAME = r"[^\W\d]\w*"
 _TOKEN = re.compile(
     rf"(?P<dollar>\$\{{+)|\{{(?P<literal>\{{\^?{_NAME}(?::{_NAME})?\}})\}}|\{{(?P<file>\^?)(?P<name>{_NAME})(?::(?P<format>{_NAME}))?\}}"
 )
-_SAFE = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")
+_is_safe = re.compile(r"[A-Za-z0-9_@%+=:,./-]+").fullmatch
 _IDENTIFIER = re.compile(_NAME)
 _SHELL_TOKEN = re.compile(r"\\.|\$\(|['\"()`#\n]", re.DOTALL)
 
@@ -41,7 +41,7 @@ class _Hole(NamedTuple):
 class _Text:
     """One parsed text: `literals[i]` stands before `holes[i]`, and one more literal stands at the end."""
 
-    __slots__ = ("holes", "literals")
+    __slots__ = ("_pairs", "holes", "literals")
 
     def __init__(self, source: str, for_shell: bool) -> None:
         self.literals: list[str] = []
@@ -65,6 +65,7 @@ class _Text:
             self.holes.append(_Hole(token["name"], not for_shell or token["format"] == "raw", bool(token["file"]), quote))
         literal.append(source[at:])
         self.literals.append("".join(literal))
+        self._pairs = list(zip(self.literals, self.holes, strict=False))
 
     @staticmethod
     def _check_format(token: re.Match[str]) -> None:
@@ -79,21 +80,23 @@ class _Text:
 
     def expand(self, params: Mapping[str, Json], files: Mapping[str, str]) -> str:
         parts: list[str] = []
-        for literal, hole in zip(self.literals, self.holes, strict=False):
+        for literal, hole in self._pairs:
             parts.append(literal)
             name, raw, file, quote = hole
             try:
                 value = files[name] if file else params[name]
             except KeyError:
                 raise _unknown(name, params, file) from None
-            text = value if type(value) is str else _written(name, value)
-            if not _SAFE.fullmatch(text):
-                _check_text(name, text)
+            if type(value) is not str:
+                parts.append(_written(name, value))
+                continue
+            if not _is_safe(value):
+                _check_text(name, value)
                 if not raw:
                     if quote:
-                        raise _inside_quotes(hole, text)
-                    text = shell_quote(text)
-            parts.append(text)
+                        raise _inside_quotes(hole, value)
+                    value = shell_quote(value)
+            parts.append(value)
         parts.append(self.literals[-1])
         return "".join(parts)
 
@@ -151,10 +154,9 @@ def parse(source: Command) -> Template:
 
 def shell_quote(text: str) -> str:
     """One word of /bin/sh that is `text`, byte for byte, in single quotes or, where it is shorter, in double quotes."""
-    if _SAFE.fullmatch(text):
+    if _is_safe(text):
         return text
-    single = text.count("'")
-    if single * 3 > sum(map(text.count, '"\\$`')):
+    if (single := text.count("'")) and single * 3 > sum(map(text.count, '"\\$`')):
         return '"' + re.sub(r'(["\\$`])', r"\\\1", text) + '"'
     return "'" + text.replace("'", "'\\''") + "'"
 
