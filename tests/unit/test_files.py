@@ -20,7 +20,7 @@ LONG: dict[str, str] = {
 LIMIT = 400
 
 # Written in pieces, so that this file does not mention what it looks for.
-MACHINE = re.compile(r"(?<![\w.~-])/(?:wo" + r"rk|ro" + r"ot|Users|ho" + r"me/(?!user\b|me\b|you\b))[/\b]|\.py" + r"env/")
+MACHINE = re.compile(r"(?<![\w.~}-])/(?:wo" + r"rk|ro" + r"ot|Users|ho" + r"me/(?!user\b|me\b|you\b))/|\.py" + r"env/")
 REGISTRIES = re.compile(
     r"\b(?:py"
     + r"pi\.org|python"
@@ -72,6 +72,7 @@ def test_no_file_mentions_a_machine_or_a_registry() -> None:
         ("see https://example.org/wo" + "rk/one", False),
         ("the wo" + "rk/life balance", False),
         ("/home/user/project", False),
+        ('f"{folder}/wo' + 'rk/{name}"', False),
     ],
 )
 def test_the_machine_pattern(line: str, found: bool) -> None:
