@@ -22,6 +22,10 @@ Liveness = Literal["alive", "dead", "elsewhere"]
 _LINUX = sys.platform == "linux"
 _KILL_WAIT_S = 5.0
 """How long a process may take to go after SIGKILL; longer means that it hangs in the kernel (a dead network disk)."""
+_EXEC_WAIT_S = 0.1
+"""How long `marked` waits for a process that is in the middle of an exec; the kernel may have to read the program from a
+disk."""
+_PF_KTHREAD = 0x00200000  # linux/sched.h
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
@@ -74,11 +78,31 @@ def marked(variable: str, value: str) -> list[int]:
     if not _LINUX:
         return [pid for pid in _psutil().pids() if pid != own and _psutil_environ(pid).get(variable) == value]
     found = []
-    for pid in _pids():
-        environ = _read(f"/proc/{pid}/environ") if pid != own else b""
-        if wanted in environ and wanted in environ.split(b"\0"):
-            found.append(pid)
-    return found
+    looked = [pid for pid in _pids() if pid != own]
+    deadline = time.monotonic() + _EXEC_WAIT_S
+    while looked:
+        unclear = []
+        for pid in looked:
+            environ = _read(f"/proc/{pid}/environ")
+            if wanted in environ:
+                if wanted in environ.split(b"\0"):
+                    found.append(pid)
+            elif not environ and _in_exec(pid):
+                unclear.append(pid)
+        if not unclear or time.monotonic() > deadline:
+            break
+        looked = unclear
+        time.sleep(0.001)
+    return sorted(found)
+
+
+def _in_exec(pid: int) -> bool:
+    """Whether a process of this user is just being replaced by another program: for that moment the kernel shows neither its
+    arguments nor its environment."""
+    fields = _stat(pid)
+    if not fields or fields[0] in b"ZX" or int(fields[6]) & _PF_KTHREAD:
+        return False
+    return not _read(f"/proc/{pid}/cmdline") and os.access(f"/proc/{pid}/environ", os.R_OK)
 
 
 def group_members(pgid: int) -> list[int]:
