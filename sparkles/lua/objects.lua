@@ -1,0 +1,609 @@
+-- What scripts work with: builders, handles, results, and the functions of the API. Internal: not for `require`.
+--
+-- A builder keeps checked copies of what it was given, tasks as bytes already; `submit` sends all of it in one command. A result's tasks are
+-- read from the host a page at a time when a script looks at them.
+
+local H = ...
+local type, rawget, rawset, raw_next, select, rawlen, setmetatable = type, rawget, rawset, next, select, rawlen, setmetatable
+local format, find, concat, rep, pack_number, char = string.format, string.find, table.concat, string.rep, string.pack, string.char
+local math_type, getinfo, xpcall, table_pack, table_unpack = math.type, debug.getinfo, xpcall, table.pack, table.unpack
+local sort, real_error = table.sort, error
+local misuse, perform, class_of, null, text, kind_of = H.misuse, H.perform, H.class_of, H.null, H.text, H.kind_of
+local records, problem_with, is_artifact = H.api.records, H.problem_with, H.is_artifact
+local raw_ipairs, where, call = H.raw_ipairs, H.where, H.call
+local columns_of = setmetatable({}, { __mode = "k" }) -- lists of rows -> the order of their columns, for writeCsv
+local PAGE, PAGES = 100, 8 -- tasks are read this many at a time, and this many pages are kept
+
+local api, methods = {}, { JobBuilder = {}, Result = {} }
+
+-- The bytes of a value; what cannot be stored is an error of the function `name`.
+local function packed(name, value, root)
+  local ok, bytes = xpcall(H.pack, function(e) return e end, value, root)
+  if ok then return bytes end
+  if type(bytes) == "table" and bytes.pack_error then misuse(name .. ": " .. bytes.pack_error) end
+  real_error(bytes, 0)
+end
+
+-- Classes -----------------------------------------------------------------------------------------------------------------------
+
+-- The metatable of what the host makes: unknown fields are refused by name, and so is every assignment.
+local function class(name, own_methods, describe)
+  local known, words = {}, {}
+  for _, field in raw_ipairs(records[name].fields) do known[field.name] = true end
+  for key in raw_next, known do words[#words + 1] = key end
+  for key in raw_next, own_methods do words[#words + 1] = key end
+  sort(words)
+  local only_methods = #records[name].fields == 0
+  return {
+    __index = function(_, key)
+      local method = own_methods[key]
+      if method then return method end
+      if known[key] then return nil end
+      if type(key) ~= "string" then misuse(format("%s has no items (key %s)", name, text(key))) end
+      local instead = H.suggest(key, words)
+      if instead == "" and rawget(api, key) then instead = format(". Did you mean %s(...)?", key) end
+      local what = only_methods and "method" or raw_next(own_methods) and "field or method" or "field"
+      misuse(format("%s has no %s '%s'%s", name, what, key, instead))
+    end,
+    __newindex = function(_, key) misuse(format("%s is read-only: '%s' cannot be assigned", name, text(key))) end,
+    __tostring = describe,
+    __metatable = name,
+    __name = name,
+  }
+end
+
+local metas = {}
+local function made(name, fields)
+  class_of[fields] = name
+  return setmetatable(fields, metas[name])
+end
+
+local states = setmetatable({}, { __mode = "k" }) -- builder -> what was set
+metas.JobBuilder = class("JobBuilder", methods.JobBuilder, function(b) return format("JobBuilder(%q)", states[b].name) end)
+metas.JobHandle = class("JobHandle", {}, function(h) return "job " .. rawget(h, "id") end)
+metas.Result = class("Result", methods.Result, function(r) return "result of job " .. rawget(r, "id") end)
+metas.Counts = class("Counts", {}, function() return "counts" end)
+metas.Task = class("Task", {}, function(t) return format("task %d", rawget(t, "index")) end)
+metas.ShellResult = class("ShellResult", {}, function(s) return format("exit code %s", text(rawget(s, "exitCode"))) end)
+metas.FetchResult = class("FetchResult", {}, function(f) return rawget(f, "path") end)
+
+-- Builders ----------------------------------------------------------------------------------------------------------------------
+
+function api.JobBuilder(name)
+  if not find(name, "^[%w][%w._-]*$") or #name > 63 then
+    misuse(format("JobBuilder: name: expected up to 63 letters, digits, '.', '_' and '-', beginning with a letter or digit, got '%s'", name))
+  end
+  local builder = made("JobBuilder", {})
+  states[builder] = { name = name, set = {}, files = {}, positions = { JobBuilder = where() } }
+  return builder
+end
+
+local function set(builder, setter, value, root)
+  local bytes = packed(setter, value, root)
+  local problem = call("check_setter", setter, bytes)
+  if problem then misuse(setter .. ": " .. problem) end
+  local state = states[builder]
+  state.set[setter] = H.unpack(bytes)
+  state.positions[setter] = where()
+  return builder
+end
+
+for _, spec in raw_ipairs(H.api.functions) do
+  if spec.owner == "JobBuilder" and spec.params[1] then
+    local setter, root = spec.name, spec.params[1].name
+    methods.JobBuilder[setter] = function(builder, value) return set(builder, setter, value, root) end
+  end
+end
+
+-- Environment variables as texts.
+local function variables(vars)
+  local texts = {}
+  for key, value in raw_next, vars do texts[key] = text(value) end
+  return texts
+end
+function methods.JobBuilder.setEnv(builder, vars) return set(builder, "setEnv", variables(vars), "vars") end
+
+-- One input as {src=, dst=, link=, artifact=}.
+local function input(value)
+  if type(value) == "string" then return { src = value } end
+  if is_artifact(value) then return { artifact = value } end
+  local src = value.src
+  if is_artifact(src) then return { artifact = src, dst = value.dst, link = value.link } end
+  return { src = src, dst = value.dst, link = value.link }
+end
+
+local INPUT = { { kind = "string" }, { kind = "record", name = "FileSpec" }, { kind = "record", name = "Artifact" } }
+function methods.JobBuilder.addFiles(builder, ...)
+  local added = {}
+  for i = 1, select("#", ...) do
+    local value = select(i, ...)
+    local path = format("files[%d]", i)
+    if type(value) == "table" and (rawget(value, 1) ~= nil or raw_next(value) == nil) then
+      local problem = problem_with({ { kind = "list", of = INPUT } }, "list", value, path)
+      if problem then misuse("addFiles: " .. problem) end
+      for _, item in raw_ipairs(value) do added[#added + 1] = input(item) end
+    else
+      local problem = problem_with(INPUT, "string, table or artifact", value, path)
+      if problem then misuse("addFiles: " .. problem) end
+      added[#added + 1] = input(value)
+    end
+  end
+  local state = states[builder]
+  local position = where()
+  for _, each in raw_ipairs(H.unpack(packed("addFiles", added, "files"))) do state.files[#state.files + 1] = each end
+  state.positions.addFiles = position
+  return builder
+end
+
+local function outputs_in(value, path, found)
+  local required = value.required
+  for _, key in raw_ipairs(H.sorted_keys(value, true)) do
+    if type(key) == "string" and key ~= "required" then
+      misuse(format("setOutputs: %s.%s: unknown option%s", path, key, H.suggest(key, { "required" })))
+    end
+  end
+  if required ~= nil and type(required) ~= "boolean" then misuse(format("setOutputs: %s.required: expected boolean, got %s", path, kind_of(required))) end
+  for i = 1, rawlen(value) do
+    local item = value[i]
+    if type(item) == "string" then
+      found[#found + 1] = { pattern = item, required = required or false }
+    elseif type(item) == "table" and not class_of[item] and item ~= null and path == "patterns" then
+      outputs_in(item, format("%s[%d]", path, i), found)
+    else
+      misuse(format("setOutputs: %s[%d]: expected string or table, got %s", path, i, kind_of(item)))
+    end
+  end
+  if rawlen(value) == 0 and (path ~= "patterns" or required ~= nil) then misuse(format("setOutputs: %s: expected at least one pattern, got none", path)) end
+  return found
+end
+function methods.JobBuilder.setOutputs(builder, patterns) return set(builder, "setOutputs", outputs_in(patterns, "patterns", {}), "patterns") end
+
+local function list_head(n)
+  if n < 16 then return char(0x90 + n) end
+  if n < 65536 then return pack_number(">BI2", 0xdc, n) end
+  return pack_number(">BI4", 0xdd, n)
+end
+
+local OVERRIDES = records.RowOverrides
+-- What a row function returned, as the fields of a task.
+local function overridden(value, row, i)
+  local path = format("fn(rows[%d])", i)
+  if type(value) ~= "table" or class_of[value] or value == null then misuse(format("createTasksFor: %s: expected table or nil, got %s", path, kind_of(value))) end
+  local problem = H.problem_in_record(OVERRIDES, value, path)
+  if problem then misuse("createTasksFor: " .. problem) end
+  local task = { params = value.params or row, command = value.command, resources = value.resources, name = value.name }
+  if value.files then
+    task.files = {}
+    for j, item in raw_ipairs(value.files) do task.files[j] = input(item) end
+    if #task.files == 0 then task.files = nil end
+  end
+  if value.env then task.env = variables(value.env) end
+  return packed("createTasksFor", task, path)
+end
+
+function methods.JobBuilder.createTasksFor(builder, rows, fn)
+  local lazy = H.lazy_lists[rows]
+  if lazy then rows = lazy() end
+  local n = rawlen(rows)
+  if n == 0 then misuse("createTasksFor: rows: expected at least one row, got none") end
+  local chunks, parts, count = {}, { list_head(n) }, 1
+  for i = 1, n do
+    local row = rawget(rows, i)
+    local kind = type(row)
+    if kind == "string" or kind == "number" then
+      row = { value = row }
+    elseif kind ~= "table" or row == null or (class_of[row] and class_of[row] ~= "Task") then
+      misuse(format("createTasksFor: rows[%d]: expected table, string or number, got %s", i, kind_of(row)))
+    elseif rawget(row, 1) ~= nil then
+      misuse(format("createTasksFor: rows[%d]: expected parameters by name, got a list", i))
+    end
+    local own
+    if fn then
+      local returned
+      do
+        local _ <close> = H.enter("a row function")
+        returned = fn(row, i)
+      end
+      if returned ~= nil then own = overridden(returned, row, i) end
+    end
+    count = count + 1
+    parts[count] = own or "\x81\xa6params" .. packed("createTasksFor", row, format("rows[%d]", i))
+    if count >= 1024 then
+      chunks[#chunks + 1] = concat(parts, "", 1, count)
+      count = 0
+    end
+  end
+  chunks[#chunks + 1] = concat(parts, "", 1, count)
+  local state = states[builder]
+  state.tasks = concat(chunks)
+  state.positions.createTasksFor = where()
+  return builder
+end
+
+-- Jobs --------------------------------------------------------------------------------------------------------------------------
+
+local function outcomes(id, first, limit)
+  local page = H.unpack(call("outcomes", id, first, limit))
+  for i = 1, #page do made("Task", page[i]) end
+  return page
+end
+
+-- The tasks of a job as a read-only list that is loaded where it is read.
+local function task_list(id, total)
+  local pages, order = {}, {}
+  local function page(number)
+    local tasks = pages[number]
+    if tasks then return tasks end
+    tasks = outcomes(id, number * PAGE + 1, PAGE)
+    pages[number] = tasks
+    order[#order + 1] = number
+    if #order > PAGES then pages[table.remove(order, 1)] = nil end
+    return tasks
+  end
+  local function item(i)
+    if i < 1 or i > total then return nil end
+    return page((i - 1) // PAGE)[(i - 1) % PAGE + 1]
+  end
+  local list = setmetatable({}, {
+    __index = function(_, key)
+      if math_type(key) == "integer" then return item(key) end
+      misuse(format("result.tasks is a list of %d tasks: it has no field '%s'", total, text(key)))
+    end,
+    __len = function() return total end,
+    __pairs = function(self)
+      return function(_, i)
+        i = (i or 0) + 1
+        local task = item(i)
+        if task then return i, task end
+      end, self, nil
+    end,
+    __newindex = function() misuse("result.tasks is read-only; copy it first: table.move(list, 1, #list, 1, {})") end,
+    __metatable = "Task[]",
+    __name = "Task[]",
+  })
+  class_of[list] = "Task[]"
+  H.lazy_lists[list] = function()
+    local all = {}
+    for first = 1, total, PAGE do
+      local tasks = outcomes(id, first, PAGE)
+      for i = 1, #tasks do all[first + i - 1] = tasks[i] end
+    end
+    return all
+  end
+  return list, item
+end
+
+local item_of = setmetatable({}, { __mode = "k" }) -- result -> its reader of tasks
+
+local STATES = { "succeeded", "failed", "cancelled", "pending", "claimed", "reused" }
+local function make_result(job)
+  local counts = {}
+  for _, state in raw_ipairs(STATES) do counts[state] = job.counts[state] or 0 end
+  local tasks, item = task_list(job.id, job.count)
+  local result = made("Result", {
+    id = job.id,
+    name = job.name,
+    total = job.count,
+    failedCount = counts.failed + counts.cancelled,
+    counts = made("Counts", counts),
+    tasks = tasks,
+  })
+  item_of[result] = item
+  return result
+end
+
+function api.submit(builder)
+  local state = states[builder]
+  local sent = { name = state.name, set = state.set, files = state.files, positions = state.positions }
+  return made("JobHandle", perform("submit", packed("submit", sent, ""), state.tasks))
+end
+
+local function wait_for(ids, opts)
+  opts = opts or {}
+  local sent = { jobs = ids, allowFailures = opts.allowFailures or false, timeout = opts.timeout }
+  return perform("wait", packed("wait", sent, "")).jobs
+end
+
+function api.wait(handle, opts) return make_result(wait_for({ handle.id }, opts)[1]) end
+
+function api.waitAll(jobs, opts)
+  local keys, ids = H.sorted_keys(jobs), {}
+  if #keys == 0 then misuse("waitAll: jobs: expected at least one job, got none") end
+  for i, key in raw_ipairs(keys) do ids[i] = jobs[key].id end
+  local results = {}
+  for i, job in raw_ipairs(wait_for(ids, opts)) do results[keys[i]] = make_result(job) end
+  return results
+end
+
+function api.run(builder, opts) return api.wait(api.submit(builder), opts) end
+
+function methods.Result.ok(result) return result.failedCount == 0 and result.counts.succeeded == result.total end
+
+function methods.Result.failed(result)
+  local found = {}
+  if result.failedCount == 0 then return found end
+  for i = 1, result.total do
+    local task = item_of[result](i)
+    if task and (task.state == "failed" or task.state == "cancelled") then found[#found + 1] = task end
+  end
+  return found
+end
+
+local TASK_FIELDS = { "index", "state", "exitCode", "class", "reason", "attempts", "seconds", "peakMemory", "reusedFrom", "name" }
+local is_task_field = {}
+for _, field in raw_ipairs(TASK_FIELDS) do is_task_field[field] = true end
+
+local function cell(task, column)
+  local value = rawget(task.params, column)
+  if value ~= nil then return value end
+  local results = rawget(task, "results")
+  if type(results) == "table" then
+    value = rawget(results, column)
+    if value ~= nil then return value end
+  end
+  if is_task_field[column] then return rawget(task, column) end
+end
+
+-- The columns that the tasks have: parameters, then results, each sorted.
+local function known_columns(result)
+  local params, results, any = {}, {}, false
+  for i = 1, result.total do
+    local task = item_of[result](i)
+    for key in raw_next, task.params do params[key] = true end
+    if type(rawget(task, "results")) == "table" then
+      any = true
+      for key in raw_next, task.results do
+        if type(key) == "string" then results[key] = true end
+      end
+    end
+  end
+  local columns = H.words_of(params)
+  for _, key in raw_ipairs(H.words_of(results)) do
+    if not params[key] then columns[#columns + 1] = key end
+  end
+  return columns, any
+end
+
+methods.Result["table"] = function(result, columns)
+  if not columns then
+    columns = { "index", table_unpack((known_columns(result))) }
+  elseif rawlen(columns) == 0 then
+    misuse("table: columns: expected at least one column, got none")
+  end
+  local rows, seen = {}, {}
+  for i = 1, result.total do
+    local task, row = item_of[result](i), {}
+    for _, column in raw_ipairs(columns) do
+      local value = cell(task, column)
+      if value ~= nil then
+        row[column] = value
+        seen[column] = true
+      end
+    end
+    rows[i] = row
+  end
+  for _, column in raw_ipairs(columns) do
+    if not seen[column] and not is_task_field[column] then
+      local known, any = known_columns(result)
+      if any then
+        misuse(format("table: unknown column '%s' (columns: %s; and of the task: %s)%s", column, concat(known, ", "), concat(TASK_FIELDS, ", "), H.suggest(column, known)))
+      end
+    end
+  end
+  columns_of[rows] = table_pack(table_unpack(columns))
+  columns_of[rows].n = nil
+  return rows
+end
+
+function api.fetch(job, dest) return made("FetchResult", perform("fetch", packed("fetch", { job = job.id, dest = dest }, ""))) end
+
+-- Steps -------------------------------------------------------------------------------------------------------------------------
+
+function api.step(name, fn, ...)
+  local info = getinfo(fn, "S")
+  if info.what == "C" or info.source == "=[sparkles]" then misuse("step: fn: expected a function of the script, got a built-in function") end
+  if name == "" then misuse("step: name: expected a name, got ''") end
+  local args = table_pack(...)
+  for i = 1, args.n do
+    if args[i] == nil then args[i] = null end
+  end
+  args.n = nil
+  local source = call("function_source", info.source, info.linedefined, info.lastlinedefined) or format("%q", string.dump(fn, true))
+  local position = where()
+  local value = perform("step", packed("step", { name = name, args = args, source = source }, ""))
+  if value ~= H.RUN then return value end
+  local ok, returned
+  do
+    local _ <close> = H.enter("the function of a step")
+    ok, returned = (function(ok, ...)
+      local n = select("#", ...)
+      if ok and n > 1 then return false, H.step_error(format("step: fn: expected to return one value, got %d (return a table)", n), position) end
+      return ok, (...)
+    end)(H.names.pcall(fn, ...))
+  end
+  local bytes
+  if ok then
+    ok, bytes = xpcall(H.pack, function(e) return e end, { value = returned }, "")
+    if not ok then
+      if type(bytes) ~= "table" or not bytes.pack_error then real_error(bytes, 0) end
+      returned = H.step_error("step: fn: the returned " .. bytes.pack_error, position)
+    end
+  end
+  if ok then return H.perform_at(position, "stepEnd", bytes) end
+  local e = H.describe(returned, position)
+  local message = e.kind == "ScriptError" and format("step '%s': %s", name, e.message) or e.message
+  local kind = e.kind == "ScriptError" and "StepFailed" or e.kind
+  local fields_ok, fields = xpcall(H.pack, function(x) return x end, e.fields, "")
+  local sent = { error = { message = message, kind = kind, fields = fields_ok and H.unpack(fields) or {}, usage = e.usage } }
+  return H.perform_at(e.position, "stepEnd", packed("step", sent, ""))
+end
+
+function H.step_error(message, position)
+  local _, e = xpcall(H.raise, function(x) return x end, { message = message, kind = "Usage", usage = true }, position)
+  return e
+end
+
+function api.shell(command, opts)
+  opts = opts or {}
+  if type(command) == "table" and #command == 0 or command == "" then misuse("shell: command: expected a command, got none") end
+  local sent = { command = command, env = opts.env and variables(opts.env), timeout = opts.timeout, allowFailure = opts.allowFailure or false }
+  return made("ShellResult", perform("shell", packed("shell", sent, "")))
+end
+
+local COLUMN_TYPES = { "boolean", "integer", "number", "string" }
+function api.readCsv(path, opts)
+  if opts and opts.types then
+    for _, column in raw_ipairs(H.sorted_keys(opts.types)) do
+      local wanted = opts.types[column]
+      if not find(" boolean integer number string ", " " .. wanted .. " ", 1, true) then
+        misuse(format("readCsv: opts.types.%s: expected string, number, integer or boolean, got '%s'%s", column, wanted, H.suggest(wanted, COLUMN_TYPES)))
+      end
+    end
+  end
+  if opts and opts.delimiter and #opts.delimiter ~= 1 then misuse(format("readCsv: opts.delimiter: expected one character, got '%s'", opts.delimiter)) end
+  local answer = perform("readCsv", packed("readCsv", { path = path, options = opts }, ""))
+  columns_of[answer.rows] = answer.columns
+  return answer.rows
+end
+
+function api.readJson(path) return perform("readJson", packed("readJson", { path = path }, "")) end
+function api.readText(path) return perform("readText", packed("readText", { path = path }, "")) end
+function api.fileExists(path) return perform("fileExists", packed("fileExists", { path = path }, "")) end
+
+function api.writeCsv(path, rows, opts)
+  opts = opts or {}
+  if opts.delimiter and #opts.delimiter ~= 1 then misuse(format("writeCsv: opts.delimiter: expected one character, got '%s'", opts.delimiter)) end
+  local columns = opts.columns or columns_of[rows]
+  return perform("writeCsv", packed("writeCsv", { path = path, columns = columns, delimiter = opts.delimiter }, ""), packed("writeCsv", rows, "rows"))
+end
+
+function api.writeJson(path, value, opts)
+  local indent = opts and opts.indent or 2
+  if indent < 0 or indent > 16 then misuse(format("writeJson: opts.indent: expected 0 to 16, got %d", indent)) end
+  return perform("writeJson", packed("writeJson", { path = path, indent = indent }, ""), packed("writeJson", value, "value"))
+end
+
+function api.writeText(path, content) return perform("writeText", packed("writeText", { path = path }, ""), content) end
+
+function api.now() return perform("now") end
+function api.uuid() return perform("uuid") end
+
+function api.random(m, n)
+  if m == nil then
+    if n ~= nil then misuse("random: m: expected integer, got nil") end
+    return perform("random")
+  end
+  local low, high = 1, m
+  if n then low, high = m, n end
+  if low > high then misuse(format("random: the interval %d..%d is empty", low, high)) end
+  return perform("random", packed("random", { low = low, high = high }, ""))
+end
+
+function api.sleep(duration)
+  local seconds, problem = call("duration", packed("sleep", duration, ""))
+  if problem then misuse("sleep: duration: " .. problem) end
+  return perform("sleep", packed("sleep", seconds, ""))
+end
+
+-- The rest ----------------------------------------------------------------------------------------------------------------------
+
+local values, declared = H.args, false
+local args = setmetatable({}, {
+  __index = function(_, key)
+    local value = rawget(values, key)
+    if value == nil and declared and type(key) == "string" and not declared[key] then
+      misuse(format("params declares no '%s'%s", key, H.suggest(key, H.words_of(declared))))
+    end
+    return value
+  end,
+  __newindex = function() misuse("args is read-only") end,
+  __pairs = function() return H.names.pairs(values) end,
+  __metatable = "args",
+  __name = "args",
+})
+H.protected[args] = values
+rawset(H.names, "args", args)
+rawset(H.names, "null", null)
+setmetatable(null, {
+  __tostring = function() return "null" end,
+  __index = function(_, key) misuse(format("attempt to read '%s' of null", text(key))) end,
+  __newindex = function() misuse("null is read-only") end,
+  __metatable = "null",
+})
+H.protected[null] = {}
+
+function api.params(specs)
+  local sent = {}
+  for name, spec in raw_next, specs do sent[name] = spec end
+  local bytes, problem = call("typed_params", packed("params", sent, ""))
+  if problem then misuse("params: " .. problem) end
+  declared = {}
+  for name in raw_next, specs do declared[name] = true end
+  for key in raw_next, values do values[key] = nil end
+  for key, value in raw_next, H.unpack(bytes) do
+    if value ~= null then values[key] = value end
+  end
+  return args
+end
+
+function api.log(fmt, ...)
+  local line = text(fmt)
+  if select("#", ...) > 0 then
+    line = H.names.string.format(line, ...)
+  end
+  perform("log", line)
+end
+
+function api.print(...)
+  local parts = table_pack(...)
+  for i = 1, parts.n do parts[i] = text(parts[i]) end
+  perform("print", concat(parts, "\t"))
+end
+
+api.fail = H.fail
+api.require = H.require
+
+local function lists_of(name, lists)
+  local keys = H.sorted_keys(lists)
+  if #keys == 0 then misuse(name .. ": lists: expected at least one list, got none") end
+  return keys
+end
+
+function api.product(lists)
+  local keys = lists_of("product", lists)
+  local rows = { {} }
+  for _, key in raw_ipairs(keys) do
+    local more = {}
+    for i = 1, #rows do
+      for j = 1, rawlen(lists[key]) do
+        local row = {}
+        for known, value in raw_next, rows[i] do row[known] = value end
+        row[key] = lists[key][j]
+        more[#more + 1] = row
+      end
+    end
+    rows = more
+  end
+  columns_of[rows] = keys
+  return rows
+end
+
+function api.zip(lists)
+  local keys = lists_of("zip", lists)
+  local first = keys[1]
+  local n, rows = rawlen(lists[first]), {}
+  for _, key in raw_ipairs(keys) do
+    if rawlen(lists[key]) ~= n then
+      misuse(format("zip: lists.%s: expected %d values as in lists.%s, got %d", key, n, first, rawlen(lists[key])))
+    end
+  end
+  for i = 1, n do
+    local row = {}
+    for _, key in raw_ipairs(keys) do row[key] = lists[key][i] end
+    rows[i] = row
+  end
+  columns_of[rows] = keys
+  return rows
+end
+
+H.publish(api, methods)

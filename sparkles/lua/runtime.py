@@ -1,0 +1,108 @@
+"""Builds the sandboxed Lua runtime: its memory limit, the Lua files of the host, and the few calls that they may make into Python.
+
+May import engine and below. A call into Python that fails must not be caught by a script's `pcall`: the failure is kept here
+(`Runtime.failure`), Lua gets an error that passes through everything, and the host raises what was kept. Surprise: bytes are never
+handed to Lua beyond the limit, because the binding's own allocations are not protected: running out of memory there ends the process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lupa import lua54
+
+from sparkles.errors import WorkflowError
+from sparkles.lua import api
+from sparkles.lua.marshal import to_lua
+
+FOLDER = Path(__file__).resolve().parent
+FILES = ("pack.lua", "prelude.lua", "check.lua", "objects.lua")
+"""The host's own Lua files, in the order in which they build on each other; `require` does not find them."""
+
+RESERVE = 64 << 20
+"""Bytes above the script's limit in which the host itself works, so that its own allocations do not fail."""
+
+_BOOTSTRAP = b"""
+local null = setmetatable({}, {})
+local H = { py = {}, null = null, args = {}, class_of = setmetatable({}, { __mode = "k" }), lazy_lists = setmetatable({}, { __mode = "k" }),
+  is_empty_list = setmetatable({}, { __mode = "k" }) }
+local compile = load
+return H, H.py, function(text, ...) return assert(compile(text, "=[sparkles]", "t"))(...) end,
+  function() collectgarbage() collectgarbage() end
+"""
+
+
+def _refuse(_owner: object, name: object, _setting: bool) -> str:
+    raise AttributeError(f"Python objects have no attributes in Lua (asked for {name!r})")
+
+
+class Runtime:
+    """One Lua state with the host's files loaded."""
+
+    def __init__(self, calls: dict[str, Callable[..., Any]], max_memory: int) -> None:
+        """`calls` are the functions that Lua may call by name; they get and return bytes, numbers, booleans or None."""
+        self.max_memory = max_memory
+        self.failure: BaseException | None = None
+        self._lua = lua54.LuaRuntime(
+            encoding=None,
+            register_eval=False,
+            register_builtins=False,
+            unpack_returned_tuples=True,
+            attribute_filter=_refuse,
+            max_memory=max_memory + RESERVE,
+        )
+        host, helpers, load, self._collect = self._lua.execute(_BOOTSTRAP)
+        for name, function in calls.items():
+            helpers[name.encode()] = self._guarded(function)
+        host[b"memory_mib"] = max_memory >> 20
+        host[b"soft_kib"] = max_memory >> 10
+        load((FOLDER / FILES[0]).read_bytes(), host)
+        host[b"api"] = host[b"unpack"](to_lua(api.checks()))
+        for file in FILES[1:]:
+            load((FOLDER / file).read_bytes(), host)
+        self._host = host
+        self.resume: Callable[..., Any] = host[b"resume"]
+
+    def _guarded(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Returns (true, results ...) to Lua, or false after keeping the failure."""
+
+        def call(*args: Any) -> Any:
+            try:
+                result = function(*args)
+                if type(result) is bytes and not self.room_for(len(result)):
+                    raise WorkflowError(f"the script uses more than its {self.max_memory >> 20} MiB of memory")
+            except BaseException as error:  # a KeyboardInterrupt, too, must not end up in a script's pcall
+                if self.failure is None:
+                    self.failure = error
+                return False
+            if type(result) is tuple:
+                return (True, *result)
+            return True, result
+
+        return call
+
+    def room_for(self, size: int) -> bool:
+        """Whether `size` bytes, and the values made from them, fit under the script's limit; collects garbage to find room."""
+        # A value of n bytes takes up to about 5 n as Lua tables, which Lua allocates itself and may refuse; the bytes it may not.
+        need = size * 2
+        if self._lua.get_memory_used() + need <= self.max_memory:
+            return True
+        self._collect()
+        return bool(self._lua.get_memory_used() + need <= self.max_memory)
+
+    def set_args(self, args: dict[str, str]) -> None:
+        """Fills the script's `args`."""
+        values = self._host[b"args"]
+        for key, value in args.items():
+            values[key.encode("utf-8", "surrogateescape")] = value.encode("utf-8", "surrogateescape")
+
+    def spawn_script(self, text: bytes, shown_as: str, label: str) -> int:
+        """Compiles a script as a strand. Raises WorkflowError with the position of a syntax error."""
+        compiled = self._host[b"compile"](text, shown_as.encode("utf-8", "surrogateescape"))
+        if isinstance(compiled, tuple):
+            _, position, message = compiled
+            raise WorkflowError(message.decode("utf-8", "replace"), position.decode("utf-8", "surrogateescape"))
+        strand: int = self._host[b"spawn"](compiled, label.encode())
+        return strand

@@ -1,0 +1,81 @@
+"""The bytes of the files that writeCsv and writeJson publish. Pure; may import errors only."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from typing import Any
+
+import msgspec
+
+from sparkles.errors import SpecError
+from sparkles.model import Json
+
+_ENCODER = msgspec.json.Encoder(order="sorted")
+
+
+def delimiter_of(path: str) -> str:
+    """A tab for .tsv, else a comma."""
+    return "\t" if path.lower().endswith(".tsv") else ","
+
+
+def csv_bytes(rows: list[Any], columns: list[str] | None, delimiter: str) -> bytes:
+    """A CSV text with header. Without `columns` the header has every column of the rows, sorted.
+
+    Numbers are written so that they read back the same, true and false as words, what is missing or null as nothing. Raises SpecError.
+    """
+    seen: dict[str, None] = {}
+    for i, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise SpecError(f"writeCsv: rows[{i}]: expected table of columns, got list")
+        seen.update(dict.fromkeys(row))
+    if columns is None:
+        columns = sorted(seen)
+    else:
+        # A row made by readCsv or result:table may have got further columns since.
+        columns = list(columns)
+    if not columns:
+        raise SpecError("writeCsv: rows: expected at least one column, got none; give opts.columns to write a header alone")
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
+    writer.writerow(columns)
+    for i, row in enumerate(rows, 1):
+        writer.writerow([_cell(row.get(column), f"rows[{i}].{column}") for column in columns])
+    return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def _cell(value: Json, path: str) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    raise SpecError(
+        f"writeCsv: {path}: expected string, number, boolean or null, got {'list' if isinstance(value, list) else 'table'}"
+    )
+
+
+def json_bytes(value: Json, indent: int) -> bytes:
+    """A JSON text with sorted keys and a newline at its end. Raises SpecError where JSON cannot hold the value."""
+    _check(value, "value")
+    text = _ENCODER.encode(value)
+    return (msgspec.json.format(text, indent=indent) if indent else text) + b"\n"
+
+
+def _check(value: Json, path: str) -> None:
+    if isinstance(value, bytes):
+        raise SpecError(f"writeJson: {path}: JSON cannot hold text that is not UTF-8")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise SpecError(f"writeJson: {path}: JSON cannot hold {value!r} (write null for a missing value)")
+    if isinstance(value, list):
+        for i, item in enumerate(value, 1):
+            _check(item, f"{path}[{i}]")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _check(item, f"{path}.{key}")
