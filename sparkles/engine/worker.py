@@ -100,7 +100,8 @@ class Worker:
         self._running: dict[int, _Task] = {}
         self._busy: dict[str, _Task] = {}  # by token: with the crew, before or after their program
         self._finishes: list[Finish] = []
-        self._scratches: list[str] = []  # folders whose scratch directory could not be removed yet
+        self._scratches: list[str] = []  # folders of the attempts in `_finishes`: their scratch directories go after the sweep
+        self._spares: list[str] = []  # scratch directories that are as good as new
         self._typical_cpu = 1.0  # of the last task started: what the next is expected to take
         self._mean_s: float | None = None
         self._short = False  # the last claim brought less than it asked for
@@ -164,6 +165,8 @@ class Worker:
         finally:
             runner.close()
             self._crew.close()
+            for spare in self._spares:
+                files.remove_scratch(os.path.dirname(spare))
 
     # The clock
 
@@ -380,13 +383,13 @@ class Worker:
             self._crew.submit(task, lambda: self._stage(task))
         else:
             try:
-                self._launch(task, files.create_folder(task.folder, claim))
+                self._launch(task, files.create_folder(task.folder, claim, self._spares))
             except OSError as error:
                 self._not_started(task, files.failed_call(error, "the attempt's folder could not be made"))
 
     def _stage(self, task: _Task) -> int:
         """In the crew: the folder and the inputs. Returns the log's descriptor. Raises AttemptFailed or OSError."""
-        log_fd = files.create_folder(task.folder, task.claim)
+        log_fd = files.create_folder(task.folder, task.claim, [])
         try:
             files.place_inputs(task.claim, task.folder, self._blobs)
         except BaseException:
@@ -484,7 +487,7 @@ class Worker:
         results: str | None = None,
         artifacts: tuple[Artifact, ...] = (),
     ) -> Attempt:
-        """The attempt's record, written to result.json; its scratch directory is gone."""
+        """The attempt's record, written to result.json."""
         folder = task.folder
         tail = ""
         if failure is not None:
@@ -507,10 +510,12 @@ class Worker:
             artifacts,
             tail,
         )
-        if not files.remove_scratch(folder):
-            self._scratches.append(folder)
         try:
-            files.write_record(folder, attempt)
+            try:
+                files.write_record(folder, attempt)
+            except OSError:
+                files.remove_scratch(folder)  # what the task left there may be what fills the disk
+                files.write_record(folder, attempt)
         except OSError as error:
             if failure is None:
                 failed = files.failed_call(error, "the attempt's record was not written")
@@ -562,6 +567,7 @@ class Worker:
                 now_ms=attempt.ended_at_ms,
             )
         self._finishes.append(finish)
+        self._scratches.append(task.folder)
         if self._commit_at == NEVER:
             self._commit_at = self._clock.monotonic() + self._pace.commit_s
 
@@ -570,6 +576,8 @@ class Worker:
         batch = self._finishes
         self._commit_at = NEVER
         self._runner.sweep({finish.attempt.token for finish in batch})
+        while self._scratches:
+            files.keep_spare(self._scratches.pop(), self._spares)
         try:
             self._jobs.finish(batch)
         except BackendError as error:
@@ -579,8 +587,6 @@ class Worker:
             self._commit_at = self._clock.monotonic() + _RETRY_S
             return
         self._finishes = []
-        while self._scratches:
-            files.remove_scratch(self._scratches.pop())
         for job in {finish.attempt.ref.job for finish in batch if finish.state is TaskState.FAILED}:
             self._limit_failures(job)
         self._tell_soon()

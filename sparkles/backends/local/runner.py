@@ -258,7 +258,9 @@ class _Epoll(_Poller):
 
     def remove_process(self, pid: int, key: int) -> None:
         del self._pids[key]
-        os.close(key)  # the last descriptor of it: epoll forgets it too
+        # Closing alone is not enough: a child between fork and exec may hold a copy, and epoll goes by what is open, not by numbers.
+        self._epoll.unregister(key)
+        os.close(key)
 
     def add(self, fd: int) -> bool:
         try:
@@ -386,8 +388,10 @@ def _fork_exec(launch: Launch, null: int) -> int:
 _FORK_EXEC: Any = None
 if sys.version_info[:2] in ((3, 11), (3, 12), (3, 13)) and sys.platform == "linux":
     try:
-        from _posixsubprocess import fork_exec as _FORK_EXEC
-    except ImportError:
+        import _posixsubprocess
+
+        _FORK_EXEC = _posixsubprocess.fork_exec
+    except (ImportError, AttributeError):
         pass
 
 
