@@ -58,7 +58,7 @@ class Site:
         return found
 
     def workers(self):
-        return [pid for pid, line in self.processes() if "sparkles.worker_process" in line]
+        return [pid for pid, line in self.processes() if "worker_process.py" in line]
 
     def query(self, sql):
         database = self.folder / ".sparkles" / "sparkles.db"
