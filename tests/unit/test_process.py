@@ -22,6 +22,18 @@ ROOT = Path(__file__).parents[2]
 VARIABLE = "SPARKLES_TEST_MARKER"
 
 
+@pytest.fixture(params=["proc", "psutil"], autouse=True)
+def source(request, monkeypatch):
+    """Where facts come from: /proc, or psutil as on systems without it. Linux has both, so both are tested there."""
+    requires(request.param == "psutil" or sys.platform == "linux", "only Linux has /proc")
+    monkeypatch.setattr(process, "_LINUX", request.param == "proc")
+    process.boot_id.cache_clear()
+    process._this_process.cache_clear()
+    yield request.param
+    process.boot_id.cache_clear()
+    process._this_process.cache_clear()
+
+
 @pytest.fixture
 def value():
     """A marker of this test's own; whatever still carries it at the end is killed."""
@@ -85,16 +97,18 @@ class TestLiveness:
         assert process.liveness(stored) == "alive"
         assert process.is_alive(stored)
 
-    def test_another_process_says_the_same_of_itself(self):
+    def test_another_process_says_the_same_of_itself(self, source):
         """What a process says of itself is what others find."""
         code = (
-            "import msgspec; from sparkles.backends.local.process import this_process\n"
-            "print(msgspec.json.encode(this_process()).decode(), flush=True); input()"
+            "import msgspec; from sparkles.backends.local import process\n"
+            f"process._LINUX = {source == 'proc'}\n"
+            "print(msgspec.json.encode(process.this_process()).decode(), flush=True); input()"
         )
-        child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        said = msgspec.json.decode(child.stdout.readline(), type=ProcessId)
-        assert process.liveness(said) == "alive"
-        child.communicate(b"\n")
+        with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+            said = msgspec.json.decode(child.stdout.readline(), type=ProcessId)
+            living = process.liveness(said)
+            child.communicate(b"\n")
+        assert living == "alive"
         assert process.liveness(said) == "dead"
 
     def test_after_a_fork(self):
@@ -171,11 +185,13 @@ class TestMarked:
         assert process.marked(VARIABLE[1:], value) == []
         assert process.marked(VARIABLE, "") == []
 
-    def test_a_large_environment(self, value):
-        """The marker is found behind a megabyte of others."""
+    def test_a_large_environment(self, value, source):
+        """The marker is found behind a megabyte of others; on Linux even while the program is only just being started."""
         filler = {f"FILLER_{number}": "x" * 100_000 for number in range(10)}
         child = subprocess.Popen(["/bin/sleep", "60"], env={**filler, VARIABLE: value})
         try:
+            if source == "psutil":
+                assert eventually(lambda: process.marked(VARIABLE, value))
             assert process.marked(VARIABLE, value) == [child.pid]
         finally:
             child.kill()
@@ -224,16 +240,17 @@ class TestUsage:
 
 
 class TestOrphans:
-    def test_children_and_the_inherited(self):
+    def test_children_and_the_inherited(self, source):
         """A subreaper finds what its children left behind, zombies too, and can wait for it."""
         requires(sys.platform == "linux", "subreapers are Linux's")
         code = textwrap.dedent(
-            """
+            f"""
             import subprocess, sys, time
             from sparkles.backends.local import process
             assert process.become_subreaper()
+            process._LINUX = {source == "proc"}
             assert process.orphans() == []
-            script = "setsid sleep 60 >/dev/null 2>&1 & echo $!; setsid true >/dev/null 2>&1 & echo $!"
+            script = "setsid sleep 60 >/dev/null 2>&1 & echo $!; setsid sleep 0.1 >/dev/null 2>&1 & echo $!"
             left = [int(pid) for pid in subprocess.run(["/bin/sh", "-c", script], capture_output=True, check=True).stdout.split()]
             deadline = time.monotonic() + 5
             reaped = []

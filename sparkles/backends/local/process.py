@@ -129,7 +129,7 @@ def group_usage(pgids: Collection[int]) -> dict[int, tuple[int, float]]:
     psutil = _psutil()
     for pid in psutil.pids():
         pgid = _pgid(pid)
-        if pgid in pgids:
+        if pgid in pgids and _started(pid) is not None:
             try:
                 process = psutil.Process(pid)
                 memory, times = process.memory_info(), process.cpu_times()
