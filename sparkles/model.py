@@ -332,9 +332,10 @@ class Finish(Value, frozen=True):
 
 
 class ProcessId(Value, frozen=True):
-    """A process that can be recognised for certain: pid, its start time (seconds since the epoch, as psutil gives it), boot and host.
+    """A process that can be recognised for certain: pid, its start time, boot and host.
 
-    A pid alone may belong to another program by now; after a reboot `boot_id` differs.
+    A pid alone may belong to another program by now; after a reboot `boot_id` differs. `started` is for comparison only: seconds since
+    boot on Linux, since the epoch elsewhere.
     """
 
     host: str
