@@ -171,13 +171,16 @@ class JobsWait:
         self._began = steps.clock()
         self._next = self._began
         self._checked = self._began
+        self._early = False
         self._counts: dict[str, Counts] = {}
 
     def poll(self) -> Done | Raised | None:
         """Counts the jobs that are not done yet, no more often than counting is cheap."""
         now = self._steps.clock()
         if now < self._next:
+            self._early = True
             return None
+        self._early = False
         for job_id in self._command.jobs:
             known = self._counts.get(job_id)
             if known is None or not known.done:
@@ -194,8 +197,8 @@ class JobsWait:
         return None
 
     def due(self) -> float:
-        """The end of the pace, or of the time limit."""
-        soon = self._next if self._next > self._steps.clock() else self._steps.clock() + GREATEST_PACE_S
+        """The end of the pace where a hint came too early; else the time at which to look without any hint."""
+        soon = self._next if self._early else self._next + GREATEST_PACE_S
         if self._command.timeout_s is not None:
             return min(soon, self._began + self._command.timeout_s)
         return soon

@@ -25,7 +25,7 @@ local result = wait(second)
 local last = job("three", {{x = doubled}, {x = #said.stdout}, {x = 3}, {x = 4}})
 for _, task in ipairs(result.tasks) do last:addFiles({src = task.outputs["out.txt"], dst = "in/" .. task.index .. ".txt"}) end
 local third = run(last)
-fetch(third.id, "fetched")
+fetch(third, "fetched")
 
 local out = {}
 for _, task in ipairs(third.tasks) do out[#out + 1] = {index = task.index, value = task.results.value} end
