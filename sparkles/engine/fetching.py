@@ -17,10 +17,12 @@ from sparkles.engine.files import RunFiles
 from sparkles.engine.journal import Journal
 from sparkles.engine.replay import Reuse, decide
 from sparkles.errors import NotFound, UsageError
-from sparkles.model import Artifact, Json, TaskState
+from sparkles.model import Artifact, AttemptRef, Json, TaskState
 from sparkles.ports import Blobs, JobStore, Outcome
 
 PAGE = 500
+
+LOG_PIECE_BYTES = 1 << 20
 
 
 def outcomes(store: JobStore, job_id: str) -> Iterator[Outcome]:
@@ -47,7 +49,8 @@ def fetch(store: JobStore, blobs: Blobs, job_id: str, dest: Path, indexes: Colle
         task, attempt = outcome.task, outcome.attempt
         if indexes is not None and task.index not in indexes:
             continue
-        table.append({"index": task.index, "state": str(task.state), "exit_code": task.exit_code, **_scalars(outcome.params)})
+        code = attempt.exit_code if attempt is not None else task.exit_code
+        table.append({"index": task.index, "state": str(task.state), "exit_code": code, **_scalars(outcome.params)})
         if attempt is None:
             continue
         folder = dest / str(task.index)
@@ -55,9 +58,7 @@ def fetch(store: JobStore, blobs: Blobs, job_id: str, dest: Path, indexes: Colle
             written += _bring(blobs, output, folder / output.name)
         if attempt.results is not None:
             written += _write(folder / "results.json", attempt.results.encode())
-        log = blobs.read_log(attempt.ref)
-        if log or task.state is TaskState.FAILED:
-            written += _write(folder / "output.log", log)
+        written += _bring_log(blobs, attempt.ref, folder / "output.log", always=task.state is TaskState.FAILED)
     if indexes is None:
         written += _write(dest / "tasks.csv", rows.format_csv(table))
     return written
@@ -77,6 +78,26 @@ def _bring(blobs: Blobs, output: Artifact, target: Path) -> int:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+    return 1
+
+
+def _bring_log(blobs: Blobs, ref: AttemptRef, target: Path, *, always: bool) -> int:
+    """A log, in pieces: it may be larger than memory. An empty one comes only with a failure."""
+    piece = blobs.read_log(ref, 0, LOG_PIECE_BYTES)
+    if len(piece) < LOG_PIECE_BYTES:
+        return _write(target, piece) if piece or always else 0
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    offset = 0
+    with temporary.open("wb") as stream:
+        while piece:
+            stream.write(piece)
+            offset += len(piece)
+            piece = blobs.read_log(ref, offset, LOG_PIECE_BYTES)
+    if target.is_file() and target.stat().st_size == offset and _sha256(target) == _sha256(temporary):
+        temporary.unlink()
+        return 0
+    temporary.replace(target)
     return 1
 
 

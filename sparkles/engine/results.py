@@ -37,6 +37,7 @@ def as_value(outcome: Outcome) -> dict[str, Json]:
         "reusedFrom": f"{task.origin.job}/{task.origin.index}" if task.reused and task.origin is not None else None,
     }
     if attempt is not None:
+        value["exitCode"] = attempt.exit_code  # that of the reused attempt, where it is one
         value["signal"] = attempt.signal or None
         value["results"] = digest.parse(attempt.results) if attempt.results is not None else None
         value["seconds"] = (attempt.ended_at_ms - attempt.started_at_ms) / 1000
