@@ -1,56 +1,68 @@
-"""Clocks: the machine's, and one that only moves when it is told to (tests). Imports nothing of sparkles but the port."""
+"""Clocks: the machine's, and one that tests turn by hand. May import ports."""
 
 from __future__ import annotations
 
+import threading
 import time
 
 from sparkles.ports import Clock
 
 
 class SystemClock:
-    """The machine's clocks."""
+    """The machine's clock."""
 
     def now_ms(self) -> int:
-        """See Clock."""
+        """See ports.Clock."""
         return time.time_ns() // 1_000_000
 
     def monotonic(self) -> float:
-        """See Clock."""
+        """See ports.Clock."""
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
-        """See Clock."""
-        time.sleep(seconds)
+        """See ports.Clock."""
+        if seconds > 0:
+            time.sleep(seconds)
 
 
 class ManualClock:
-    """Stands still; `sleep` and `advance` move it. `set_back` moves the wall clock alone, as an administrator may."""
+    """Stands still until it is advanced. `sleep` advances it and returns at once; `slept` holds what was asked for, in order.
+
+    The wall clock can be set on its own, backwards too, as a machine's can; the monotonic one only ever advances.
+    """
 
     def __init__(self, now_ms: int = 1_700_000_000_000) -> None:
+        self._lock = threading.Lock()
         self._now_ms = float(now_ms)
-        self._monotonic = 1000.0
+        self._monotonic = 0.0
+        self.slept: list[float] = []
 
     def now_ms(self) -> int:
-        """See Clock."""
-        return round(self._now_ms)
+        """See ports.Clock."""
+        return int(self._now_ms)
 
     def monotonic(self) -> float:
-        """See Clock."""
+        """See ports.Clock."""
         return self._monotonic
 
     def sleep(self, seconds: float) -> None:
-        """See Clock: passes at once."""
-        self.advance(seconds)
+        """See ports.Clock."""
+        self.slept.append(seconds)
+        self.advance(max(0.0, seconds))
 
     def advance(self, seconds: float) -> None:
-        """Lets time pass."""
-        self._now_ms += seconds * 1000
-        self._monotonic += seconds
+        """Lets time pass on both clocks. Raises ValueError for a negative time."""
+        if seconds < 0:
+            raise ValueError(f"time cannot pass backwards: {seconds} s; set_now_ms moves the wall clock")
+        with self._lock:
+            self._now_ms += seconds * 1000.0
+            self._monotonic += seconds
 
-    def set_back(self, seconds: float) -> None:
-        """The wall clock jumps backwards."""
-        self._now_ms -= seconds * 1000
+    def set_now_ms(self, now_ms: int) -> None:
+        """Sets the wall clock, as an administrator or ntpd may; the monotonic clock does not notice."""
+        with self._lock:
+            self._now_ms = float(now_ms)
 
 
-def _conforms(system: SystemClock, manual: ManualClock) -> tuple[Clock, Clock]:
-    return system, manual
+_SYSTEM: Clock = SystemClock()
+_MANUAL: Clock = ManualClock()

@@ -1,136 +1,218 @@
-"""Claims in SQLite: taking tasks, ending and giving them back, each by token. May import ports, model and db."""
+"""The JobStore's claims in SQLite: the queue that workers draw from. May import ports and below.
+
+A claim walks over the pool's open jobs in the order in which they are served and takes what is ready of each, so its cost grows with
+what it takes, not with what is pending or done. Surprise: `jobs.open` may say 1 where nothing is pending, never the opposite.
+"""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from sqlite3 import Connection
 from typing import Any
-
-import msgspec
 
 from sparkles import digest
 from sparkles.backends.local.db import Database
-from sparkles.model import AttemptRef, Claim, Finish, TaskSpec, TaskState, WorkerId
+from sparkles.backends.local.task_rows import Rows
+from sparkles.model import AttemptRef, Claim, Finish, TaskState, WorkerId
 from sparkles.states import check_task
 
-_TASK_SPEC = msgspec.json.Decoder(TaskSpec)
-_CLAIM = "jobs.id, tasks.idx, tasks.attempt, tasks.spec, tasks.tries, tasks.losses, tasks.memory_bytes, jobs.sequence"
-# CROSS JOIN keeps the order of the loops: jobs by priority and age, then the pending tasks of each, so that nothing is sorted.
-_PENDING = (
-    f"SELECT {_CLAIM}, jobs.priority FROM jobs CROSS JOIN tasks ON tasks.job = jobs.sequence AND tasks.state = 'pending'"
-    " WHERE jobs.pool = ? AND jobs.held = 0 AND tasks.not_before_ms <= ?"
+_OPEN_JOBS = (
+    "SELECT sequence, id, parallelism FROM jobs INDEXED BY jobs_to_serve WHERE pool = ? AND open = 1 AND held = 0"
+    " ORDER BY priority DESC, sequence"
 )
-_UNLIMITED = _PENDING + " AND jobs.parallelism IS NULL ORDER BY jobs.priority DESC, jobs.sequence, tasks.idx LIMIT ?"
-_LIMITED = _PENDING + " AND jobs.sequence = ? ORDER BY tasks.idx LIMIT ?"
-_LIMITED_JOBS = (
-    "SELECT sequence, parallelism - (SELECT count(*) FROM tasks WHERE job = sequence AND state = 'claimed') FROM jobs"
-    " WHERE pool = ? AND held = 0 AND parallelism IS NOT NULL"
+
+_COLUMNS = "t.idx, t.attempt, t.tries, t.losses, t.memory_bytes, s.spec, s.params"
+
+_READY = (
+    f"SELECT {_COLUMNS} FROM tasks AS t INDEXED BY tasks_ready JOIN specs AS s ON s.job = t.job AND s.idx = t.idx"
+    " WHERE t.job = ? AND t.state = 'pending' AND t.not_before_ms = 0 ORDER BY t.idx LIMIT ?"
 )
-_TAKE = "UPDATE tasks SET state = 'claimed', worker = ?, token = ?, attempt = ? WHERE job = ? AND idx = ?"
+
+_DUE = (
+    f"SELECT {_COLUMNS} FROM tasks AS t INDEXED BY tasks_delayed JOIN specs AS s ON s.job = t.job AND s.idx = t.idx"
+    " WHERE t.job = ? AND t.state = 'pending' AND t.not_before_ms > 0 AND t.not_before_ms <= ? ORDER BY t.idx LIMIT ?"
+)
+
+_HAS_READY = "SELECT 1 FROM tasks INDEXED BY tasks_ready WHERE job = ? AND state = 'pending' AND not_before_ms = 0 LIMIT 1"
+
+_DELAYED = (
+    "SELECT not_before_ms FROM tasks INDEXED BY tasks_delayed WHERE job = ? AND state = 'pending' AND not_before_ms > 0"
+    " ORDER BY not_before_ms LIMIT 1"
+)
+
+_RUNNING = "SELECT count(*) FROM tasks INDEXED BY tasks_claimed WHERE state = 'claimed' AND job = ?"
+
 _FINISH = (
-    "UPDATE tasks SET state = ?, tries = ?, losses = ?, failure = ?, exit_code = ?, reason = ?, not_before_ms = ?, memory_bytes = ?,"
-    " token = NULL, origin_job = ?, origin_idx = ?, origin_attempt = ?"
-    " WHERE job = (SELECT sequence FROM jobs WHERE id = ?) AND idx = ? AND token = ?"
-)
-_RECORD = "INSERT OR REPLACE INTO attempts (job, idx, attempt, record) VALUES (?, ?, ?, ?)"
-_RELEASE = (
-    "UPDATE tasks SET state = 'pending', worker = '', token = NULL, attempt = attempt - 1"
-    " WHERE job = (SELECT sequence FROM jobs WHERE id = ?) AND idx = ? AND token = ?"
+    "UPDATE tasks SET state = ?, tries = ?, losses = ?, origin_attempt = ?, failure = ?, exit_code = ?, reason = ?,"
+    " worker = ?, token = NULL, not_before_ms = ?, memory_bytes = coalesce(?, memory_bytes)"
+    " WHERE job = ? AND idx = ? AND state = 'claimed' AND token = ? AND attempt = ? RETURNING fingerprint"
 )
 
 
 class Claims:
-    """The part of the job store that workers use most."""
+    """The part of ports.JobStore that workers work with."""
 
     _db: Database
+    _rows: Rows
 
     def claim(self, worker: WorkerId, *, pool: str, limit: int, now_ms: int) -> list[Claim]:
-        """See JobStore."""
+        """See ports.JobStore."""
+        # A look without the write lock: a worker that has nothing to do asks again and again.
+        if limit < 1 or self._db.one(f"{_OPEN_JOBS} LIMIT 1", (pool,)) is None:
+            return []
+        taken: list[tuple[str, str, Any]] = []
         with self._db.atomic() as connection:
-            rows = connection.execute(_UNLIMITED, (pool, now_ms, limit)).fetchall()
-            limited = connection.execute(_LIMITED_JOBS, (pool,)).fetchall()
-            if limited:
-                for sequence, room in limited:
-                    if room > 0:
-                        rows += connection.execute(_LIMITED, (pool, now_ms, sequence, min(room, limit))).fetchall()
-                rows.sort(key=lambda row: (-row[8], row[7], row[1]))
-                del rows[limit:]
-            claims, updates = [], []
-            for row in rows:
-                claim = Claim(
-                    AttemptRef(row[0], row[1], row[2] + 1),
-                    secrets.token_hex(8),
-                    worker,
-                    _TASK_SPEC.decode(row[3]),
-                    row[4],
-                    row[5],
-                    row[6],
-                )
-                claims.append(claim)
-                updates.append((worker, claim.token, row[2] + 1, row[7], row[1]))
-            connection.executemany(_TAKE, updates)
-        return claims
+            # Claims of a worker without a row could never be recovered.
+            if not connection.execute("SELECT 1 FROM workers WHERE id = ?", (worker,)).fetchone():
+                return []
+            empty: list[tuple[int]] = []
+            changes = []
+            for sequence, job_id, parallelism in connection.execute(_OPEN_JOBS, (pool,)):
+                room = limit - len(taken)
+                if parallelism is not None:
+                    (running,) = connection.execute(_RUNNING, (sequence,)).fetchone()
+                    room = min(room, parallelism - running)
+                    if room <= 0:
+                        continue
+                found = self._take(connection, sequence, room, now_ms)
+                if not found and not connection.execute(_DELAYED, (sequence,)).fetchone():
+                    empty.append((sequence,))
+                for row in found:
+                    token = secrets.token_hex(12)
+                    taken.append((job_id, token, row))
+                    changes.append((worker, token, sequence, row[0]))
+                if len(taken) >= limit:
+                    break
+            connection.executemany(
+                "UPDATE tasks SET state = 'claimed', attempt = attempt + 1, worker = ?, token = ? WHERE job = ? AND idx = ?",
+                changes,
+            )
+            connection.executemany("UPDATE jobs SET open = 0 WHERE sequence = ?", empty)
+        return [
+            Claim(
+                AttemptRef(job_id, index, attempt + 1),
+                token,
+                worker,
+                self._rows.task_spec(spec, params, job_id, index),
+                tries,
+                losses,
+                memory_bytes,
+            )
+            for job_id, token, (index, attempt, tries, losses, memory_bytes, spec, params) in taken
+        ]
+
+    def _take(self, connection: Connection, sequence: int, limit: int, now_ms: int) -> list[Any]:
+        """The first `limit` tasks of a job that may start now, by index."""
+        ready = connection.execute(_READY, (sequence, limit)).fetchall()
+        due = connection.execute(_DUE, (sequence, now_ms, limit)).fetchall()
+        return sorted(ready + due, key=lambda row: row[0])[:limit] if due else ready
 
     def next_due_ms(self, pool: str) -> int | None:
-        """See JobStore."""
-        row = self._db.read_one(
-            "SELECT min(tasks.not_before_ms) FROM jobs CROSS JOIN tasks ON tasks.job = jobs.sequence AND tasks.state = 'pending'"
-            " WHERE jobs.pool = ? AND jobs.held = 0",
-            (pool,),
-        )
-        return None if row is None or row[0] is None else int(row[0])
+        """See ports.JobStore."""
+        least: int | None = None
+        for sequence, _, _ in self._db.all(_OPEN_JOBS, (pool,)):
+            if self._db.one(_HAS_READY, (sequence,)):
+                return 0
+            row = self._db.one(_DELAYED, (sequence,))
+            if row is not None and (least is None or row[0] < least):
+                least = row[0]
+        return least
 
     def finish(self, finishes: Sequence[Finish]) -> list[bool]:
-        """See JobStore."""
+        """See ports.JobStore."""
         accepted = []
+        sequences: dict[str, int | None] = {}
+        reopened: set[int] = set()
+        records = []
         with self._db.atomic() as connection:
             for finish in finishes:
-                attempt = finish.attempt
-                ref = attempt.ref
                 check_task(TaskState.CLAIMED, finish.state)
-                final = finish.state.value != "pending"
-                origin = (ref.job, ref.index, ref.attempt) if final else (None, None, None)
-                failure = attempt.failure.value if attempt.failure is not None else None
-                changed = connection.execute(
+                attempt, again = finish.attempt, finish.state is TaskState.PENDING
+                ref = attempt.ref
+                sequence = _sequence(connection, ref.job, sequences)
+                row = connection.execute(
                     _FINISH,
                     (
-                        finish.state.value,
+                        finish.state,
                         finish.tries,
                         finish.losses,
-                        failure,
+                        None if again else ref.attempt,
+                        attempt.failure,
                         attempt.exit_code,
                         attempt.reason,
-                        finish.not_before_ms,
+                        "" if again else attempt.worker,
+                        max(0, finish.not_before_ms) if again else 0,
                         finish.memory_bytes,
-                        *origin,
-                        ref.job,
+                        sequence,
                         ref.index,
                         attempt.token,
+                        ref.attempt,
                     ),
-                ).rowcount
-                if changed:
-                    record = digest.encode_value(attempt).decode()
-                    connection.execute(_RECORD, (ref.job, ref.index, ref.attempt, record))
-                accepted.append(changed == 1)
+                ).fetchone()
+                accepted.append(row is not None)
+                if row is None or sequence is None:
+                    continue
+                if again:
+                    reopened.add(sequence)
+                offered = row[0] if finish.state is TaskState.SUCCEEDED else None
+                records.append((ref.job, ref.index, ref.attempt, offered, digest.encode_value(attempt)))
+            connection.executemany(
+                "INSERT INTO attempts (job, idx, attempt, fingerprint, record) VALUES (?, ?, ?, ?, ?)", records
+            )
+            connection.executemany("UPDATE jobs SET open = 1 WHERE sequence = ?", [(each,) for each in reopened])
         return accepted
 
     def release(self, claims: Sequence[Claim]) -> int:
-        """See JobStore."""
+        """See ports.JobStore."""
+        count = 0
+        sequences: dict[str, int | None] = {}
+        reopened: set[int] = set()
+        if not claims:
+            return 0
         with self._db.atomic() as connection:
-            return sum(connection.execute(_RELEASE, (claim.ref.job, claim.ref.index, claim.token)).rowcount for claim in claims)
+            for claim in claims:
+                sequence = _sequence(connection, claim.ref.job, sequences)
+                current = connection.execute(
+                    "UPDATE tasks SET state = 'pending', attempt = attempt - 1, worker = '', token = NULL"
+                    " WHERE job = ? AND idx = ? AND state = 'claimed' AND token = ? AND attempt = ?",
+                    (sequence, claim.ref.index, claim.token, claim.ref.attempt),
+                ).rowcount
+                count += current
+                if current and sequence is not None:
+                    reopened.add(sequence)
+            connection.executemany("UPDATE jobs SET open = 1 WHERE sequence = ?", [(each,) for each in reopened])
+        return count
 
     def held_tokens(self, worker: WorkerId) -> set[str]:
-        """See JobStore."""
-        return {row[0] for row in self._db.read("SELECT token FROM tasks WHERE worker = ? AND state = 'claimed'", (worker,))}
+        """See ports.JobStore."""
+        sql = "SELECT token FROM tasks INDEXED BY tasks_claimed WHERE worker = ? AND state = 'claimed'"
+        return {token for (token,) in self._db.all(sql, (worker,))}
 
     def list_claims(self, worker: WorkerId) -> list[Claim]:
-        """See JobStore."""
-        rows: list[Any] = self._db.read(
-            f"SELECT {_CLAIM}, tasks.token FROM tasks JOIN jobs ON jobs.sequence = tasks.job"
-            " WHERE tasks.worker = ? AND tasks.state = 'claimed' ORDER BY jobs.sequence, tasks.idx",
+        """See ports.JobStore."""
+        rows = self._db.all(
+            f"SELECT jobs.id, t.token, {_COLUMNS} FROM tasks AS t INDEXED BY tasks_claimed JOIN jobs ON jobs.sequence = t.job"
+            " JOIN specs AS s ON s.job = t.job AND s.idx = t.idx WHERE t.worker = ? AND t.state = 'claimed' ORDER BY t.job, t.idx",
             (worker,),
         )
         return [
-            Claim(AttemptRef(row[0], row[1], row[2]), row[8], worker, _TASK_SPEC.decode(row[3]), row[4], row[5], row[6])
-            for row in rows
+            Claim(
+                AttemptRef(job_id, index, attempt),
+                token,
+                worker,
+                self._rows.task_spec(spec, params, job_id, index),
+                tries,
+                losses,
+                memory_bytes,
+            )
+            for job_id, token, index, attempt, tries, losses, memory_bytes, spec, params in rows
         ]
+
+
+def _sequence(connection: Connection, job_id: str, known: dict[str, int | None]) -> int | None:
+    """The number of a job, or None where it is gone; asked once per transaction."""
+    if job_id not in known:
+        row = connection.execute("SELECT sequence FROM jobs WHERE id = ?", (job_id,)).fetchone()
+        known[job_id] = None if row is None else row[0]
+    return known[job_id]

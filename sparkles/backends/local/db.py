@@ -1,7 +1,8 @@
-"""The state folder's SQLite database: connections, transactions, migrations, errors in words. May import errors and schema.
+"""One SQLite file: connections, transactions, and SQLite's errors as sparkles'. May import errors.
 
-One connection a thread, in autocommit mode; every writer goes through `atomic()` (BEGIN IMMEDIATE), so that a transaction never finds
-out at its end that another was first. sqlite-utils looks at the database where people ask for it; it is not on the hot path.
+Each thread has a connection of its own, opened on first use. Connections are in autocommit mode: a single statement is a
+transaction by itself, several stand in `atomic()`. Surprise: synchronous=NORMAL with WAL keeps every commit through the death of
+any process and never damages the file; a power failure may take back the last commits, which replay then performs again.
 """
 
 from __future__ import annotations
@@ -11,277 +12,260 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from sparkles.backends.local.schema import MIGRATIONS
-from sparkles.errors import BackendError, Damaged, SchemaTooNew, SparklesError, StorageFull
+from sparkles.backends.local import mounts
+from sparkles.backends.local.sqlite_errors import os_error, translate
+from sparkles.errors import BackendError
 
-FILE = "sparkles.db"
+NAME = "sparkles.db"
 
-BUSY_MS = 30_000
-"""A writer waits this long for another's transaction: those are milliseconds, but a slow network disk has held a lock for 12 s."""
+BUSY_TIMEOUT_S = 30.0
+"""The longest write is the creation of a job: 3 s for 100,000 tasks on a slow disk. Longer than ten times that, something hangs."""
 
-_WITHOUT_WAL = frozenset(
-    ("nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "lustre", "9p", "afs", "beegfs", "ceph", "glusterfs")
-)
-"""File systems without the shared memory that WAL needs (https://www.sqlite.org/wal.html: all processes must be on one host)."""
-
-
-def mount_type(path: Path, mounts: str) -> str:
-    """The type of the file system that holds `path`, from the text of /proc/mounts; "" where it is not in it."""
-    best, found = -1, ""
-    for line in mounts.splitlines():
-        fields = line.split(" ")
-        if len(fields) < 3:
-            continue
-        point = fields[1].encode("latin-1", "replace").decode("unicode_escape")
-        inside = point == "/" or str(path) == point or str(path).startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= best:
-            best, found = len(point), fields[2]
-    return found
-
-
-def can_use_wal(folder: Path) -> tuple[bool, str]:
-    """Whether WAL works in a folder, and the type of its file system."""
-    try:
-        kind = mount_type(folder.resolve(), Path("/proc/mounts").read_text(encoding="utf-8", errors="replace"))
-    except OSError:
-        return True, ""
-    return kind not in _WITHOUT_WAL, kind
+_PARAMETERS = Sequence[Any]
 
 
 class Database:
-    """One SQLite file, usable from every thread of this process."""
+    """The file at `path`, whose folder exists; the file is made on first use. Safe with threads and processes, not across fork.
+
+    `notice` is a line for people where the file system allows no write-ahead log, else "".
+    """
 
     def __init__(self, path: Path, *, wal: bool | None = None) -> None:
-        """Opens, or makes, the file; it is not migrated by this. `wal` None: where the file system lets it."""
+        """`wal`: whether to use the write-ahead log; None: where the file system can."""
+        if sqlite3.sqlite_version_info < (3, 37):
+            raise BackendError(
+                f"this Python has SQLite {sqlite3.sqlite_version}; sparkles needs 3.37 or newer (STRICT tables). Use a newer Python",
+                "open",
+                str(path),
+            )
         self.path = path
         self.notice = ""
-        allowed, kind = can_use_wal(path.parent) if wal is None else (wal, "")
-        self._journal_mode = "WAL" if allowed else "DELETE"
-        if not allowed and wal is None:
-            self.notice = (
-                f"{path.parent} is on {kind}, where SQLite's WAL cannot work: the journal mode is DELETE, which is slower"
-            )
+        if wal is None:
+            kind, point = mounts.find_kind(os.fspath(path.parent))
+            wal = not mounts.is_networked(kind)
+            if not wal:
+                self.notice = (
+                    f"{path.parent} is on {kind} ({point}), where SQLite's write-ahead log cannot work: recording is slower there."
+                    " A state folder on a local disk (--state) avoids that"
+                )
+        self._wal = wal
         self._local = threading.local()
-        self._all: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
+        self._opened: list[tuple[threading.Thread, sqlite3.Connection]] = []
+        self._closed = False
 
-    @property
+    # Statements
+
     def connection(self) -> sqlite3.Connection:
-        """This thread's connection."""
-        found: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if found is None:
-            found = self._connect()
-            self._local.connection = found
+        """This thread's connection. Errors of direct use are sqlite3's own: `translated` and `atomic` translate them."""
+        try:
+            found: sqlite3.Connection = self._local.connection
+        except AttributeError:
+            found = self._local.connection = self._open()
         return found
 
-    def _connect(self) -> sqlite3.Connection:
-        with self.translated("open"):
-            connection = sqlite3.connect(
-                self.path, isolation_level=None, cached_statements=256, timeout=BUSY_MS / 1000, check_same_thread=False
-            )
-            connection.execute(f"PRAGMA journal_mode = {self._journal_mode}")
-            connection.execute("PRAGMA synchronous = NORMAL")
-            connection.execute("PRAGMA foreign_keys = ON")
-            connection.execute("PRAGMA temp_store = MEMORY")
-        with self._lock:
-            self._all.append(connection)
-        return connection
-
-    def close(self) -> None:
-        """Closes every connection; the database may be opened again by using it."""
-        with self._lock:
-            for connection in self._all:
-                connection.close()
-            self._all.clear()
-        self._local = threading.local()
-
-    def read(self, sql: str, arguments: Sequence[Any] = ()) -> list[Any]:
-        """The rows of a query."""
+    def all(self, sql: str, parameters: _PARAMETERS = ()) -> list[Any]:
+        """Every row of a query."""
         try:
-            return self.connection.execute(sql, arguments).fetchall()
-        except sqlite3.Error as error:
-            raise self.error_of(error, "read") from error
+            return self.connection().execute(sql, parameters).fetchall()
+        except (sqlite3.Error, UnicodeEncodeError) as error:
+            raise translate(error, self.path) from error
 
-    def read_one(self, sql: str, arguments: Sequence[Any] = ()) -> Any:
-        """The first row of a query, or None."""
+    def one(self, sql: str, parameters: _PARAMETERS = ()) -> Any:
+        """The first row of a query as a tuple, or None."""
         try:
-            return self.connection.execute(sql, arguments).fetchone()
-        except sqlite3.Error as error:
-            raise self.error_of(error, "read") from error
+            return self.connection().execute(sql, parameters).fetchone()
+        except (sqlite3.Error, UnicodeEncodeError) as error:
+            raise translate(error, self.path) from error
 
-    def write(self, sql: str, arguments: Sequence[Any] = ()) -> int:
-        """One statement as a transaction of its own. Returns how many rows changed."""
+    def each(self, sql: str, parameters: _PARAMETERS = ()) -> Iterator[Any]:
+        """The rows of a query one by one, for what does not fit in memory; all of one moment."""
         try:
-            return self.connection.execute(sql, arguments).rowcount
-        except sqlite3.Error as error:
-            raise self.error_of(error, "write") from error
+            yield from self.connection().execute(sql, parameters)
+        except (sqlite3.Error, UnicodeEncodeError) as error:
+            raise translate(error, self.path) from error
+
+    def run(self, sql: str, parameters: _PARAMETERS = ()) -> int:
+        """Executes one statement, which is a transaction by itself outside of `atomic`. Returns the number of rows it changed."""
+        try:
+            return self.connection().execute(sql, parameters).rowcount
+        except (sqlite3.Error, UnicodeEncodeError) as error:
+            raise translate(error, self.path) from error
 
     @contextmanager
     def atomic(self) -> Iterator[sqlite3.Connection]:
-        """A write transaction: all or nothing, and alone from its first statement on."""
-        connection = self.connection
-        with self.translated("write"):
+        """A transaction that writes: all or nothing, alone among writers from its start. Inside another one it joins it.
+
+        Raises:
+            StorageFull, Damaged: As they say; nothing was stored.
+            BackendError: The file cannot be written; or, `retryable`, another process held the lock all the time.
+        """
+        try:
+            connection = self.connection()
+            if connection.in_transaction:
+                yield connection
+                return
+            # IMMEDIATE: a transaction that reads first and then writes would fail where another one wrote in between.
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
                 connection.execute("COMMIT")
-            except BaseException:
+            finally:
+                # SQLite has rolled back by itself after some errors, a full disk among them.
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
-                raise
+        except (sqlite3.Error, UnicodeEncodeError) as error:
+            raise translate(error, self.path) from error
 
-    @contextmanager
-    def translated(self, operation: str) -> Iterator[None]:
-        """Turns sqlite3's errors into sparkles' own."""
+    # The file
+
+    def back_up(self, target: Path | None = None) -> Path:
+        """Copies the database as it is at one moment, while others go on; `target` appears complete or not at all.
+
+        Without a target it is `sparkles.db.backup`, which `sparkles doctor` makes.
+        """
+        target = target or self.path.with_name(f"{self.path.name}.backup")
+        part = target.with_name(f"{target.name}.part-{os.getpid()}")
         try:
-            yield
+            with closing(sqlite3.connect(part, isolation_level=None)) as copy:
+                self.connection().backup(copy)
+            os.replace(part, target)
         except sqlite3.Error as error:
-            raise self.error_of(error, operation) from error
-
-    def error_of(self, error: sqlite3.Error, operation: str) -> SparklesError:
-        """The error that sqlite3's stands for, with what to do."""
-        text = str(error)
-        code = getattr(error, "sqlite_errorname", "") or ""
-        where = str(self.path)
-        if code.startswith("SQLITE_FULL") or "disk is full" in text:
-            return StorageFull(
-                f"{where}: no space is left on the device; free some and run again: nothing is lost", operation, where
-            )
-        if code.startswith("SQLITE_IOERR") and _is_full(self.path.parent):
-            return StorageFull(
-                f"{where}: no space is left on the device; free some and run again: nothing is lost", operation, where
-            )
-        if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-            return Damaged(f"{where}: the database is damaged ({text}). {self.how_to_restore()}", operation, where)
-        if code.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
-            return BackendError(
-                f"{self.path.parent}: the state folder cannot be written ({text}); make it writable, or choose another with --state",
-                operation,
-                where,
-            )
-        if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-            return BackendError(f"{where}: another process held the database for {BUSY_MS // 1000} s", operation, where, True)
-        return BackendError(f"{where}: {text}", operation, where)
-
-    def how_to_restore(self) -> str:
-        """The way back after damage: the newest backup, or a fresh start that keeps all files."""
-        backups = sorted(self.path.parent.glob(f"{FILE}.backup*"), key=lambda path: path.stat().st_mtime)
-        if backups:
-            return f"A backup is there: move {self.path.name} away and copy {backups[-1]} in its place."
-        return (
-            f"There is no backup. Move {self.path.name} away: sparkles begins a new one; task files stay in {self.path.parent}."
-        )
-
-    def backup(self, target: Path) -> None:
-        """Copies the whole database, consistent while others write, by way of a temporary name."""
-        temporary = target.with_name(target.name + ".part")
-        with self.translated("back up"):
-            copy = sqlite3.connect(temporary)
-            try:
-                self.connection.backup(copy)
-            finally:
-                copy.close()
-        temporary.replace(target)
+            raise translate(error, self.path) from error
+        except OSError as error:
+            raise os_error(error, f"back up {self.path}", target) from error
+        finally:
+            part.unlink(missing_ok=True)
+        return target
 
     def check(self) -> list[str]:
-        """What SQLite's own check finds wrong; empty where nothing is."""
-        return [row[0] for row in self.read("PRAGMA quick_check") if row[0] != "ok"]
+        """What SQLite's own check of the whole file finds, a sentence each; empty where it is sound. Reads every page."""
+        try:
+            rows = self.connection().execute("PRAGMA integrity_check(20)").fetchall()
+            rows += [
+                (f"row {row} of {table} refers to a row of {other} that is not there",)
+                for table, row, other, _ in self._orphans()
+            ]
+        except sqlite3.DatabaseError as error:
+            return [str(translate(error, self.path))]
+        return [text for (text,) in rows if text != "ok"]
+
+    def compact(self) -> int:
+        """Gives the space of deleted rows back to the file system. Returns how many bytes the file shrank by."""
+        before = self.path.stat().st_size
+        self.run("VACUUM")
+        self.run("PRAGMA wal_checkpoint(TRUNCATE)")
+        return max(0, before - self.path.stat().st_size)
 
     def sizes(self) -> dict[str, int]:
-        """Rows by table, for people."""
-        from sqlite_utils import Database as Inspected
+        """Rows of each table, for `sparkles doctor` and `sparkles clean`."""
+        import sqlite_utils  # here because its import costs 46 ms
 
-        return {table.name: table.count for table in Inspected(self.connection).tables if not table.name.startswith("sqlite_")}
+        with closing(sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S)) as connection:
+            try:
+                return {
+                    table.name: table.count for table in sqlite_utils.Database(connection).tables if "sqlite_" not in table.name
+                }
+            except sqlite3.Error as error:
+                raise translate(error, self.path) from error
 
+    def size_bytes(self) -> int:
+        """What the database takes on disk: its file, its log and its backups."""
+        return sum(each.stat().st_size for each in self.path.parent.glob(f"{self.path.name}*"))
 
-def _is_full(folder: Path) -> bool:
-    try:
-        facts = os.statvfs(folder)
-    except OSError:
-        return False
-    return facts.f_bavail * facts.f_frsize < 64 * 1024
+    def close(self) -> None:
+        """Closes every thread's connection; the database is not to be used any more. Harmless when repeated."""
+        with self._lock:
+            self._closed = True
+            for _, connection in self._opened:
+                connection.close()
+            self._opened.clear()
 
+    # Connections
 
-def pending(database: Database) -> list[str]:
-    """The names of migrations that the database lacks. Changes nothing."""
-    have = _applied(database)
-    return [name for number, name, _ in MIGRATIONS if number > have]
+    def _open(self) -> sqlite3.Connection:
+        with self._lock:
+            if self._closed:
+                raise BackendError(f"{self.path} was closed already", "open", str(self.path))
+            # Threads that ended leave their connections to the next one that opens.
+            for thread, connection in self._opened:
+                if not thread.is_alive():
+                    connection.close()
+            self._opened = [pair for pair in self._opened if pair[0].is_alive()]
+            try:
+                connection = sqlite3.connect(
+                    self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=256
+                )
+            except sqlite3.Error as error:
+                raise translate(error, self.path) from error
+            try:
+                self._set_up(connection)
+            except BaseException:
+                connection.close()
+                raise
+            self._opened.append((threading.current_thread(), connection))
+            return connection
 
+    def _set_up(self, connection: sqlite3.Connection) -> None:
+        try:
+            mode = self._journal_mode(connection)
+            # With a rollback journal NORMAL could damage the file in a power failure; with WAL it cannot.
+            connection.execute(f"PRAGMA synchronous = {'NORMAL' if mode == 'wal' else 'FULL'}")
+            connection.execute("PRAGMA foreign_keys = ON")
+            # Debian's SQLite overwrites what is deleted with zeros; nothing here is secret enough to pay for that.
+            connection.execute("PRAGMA secure_delete = OFF")
+            # The log of a job of 100,000 tasks is cut down again after it was copied.
+            connection.execute("PRAGMA journal_size_limit = 67108864")
+        except sqlite3.Error as error:
+            raise translate(error, self.path) from error
 
-def verify(database: Database) -> None:
-    """Raises SchemaTooNew or BackendError where the schema is not the one this sparkles knows. Changes nothing."""
-    have, newest = _applied(database), MIGRATIONS[-1][0]
-    if have > newest:
-        raise SchemaTooNew(
-            f"{database.path}: written by a newer sparkles (schema {have}, this one knows up to {newest}); upgrade sparkles,"
-            " or choose another state folder with --state",
-            "open",
-            str(database.path),
-        )
-    if have < newest:
-        raise BackendError(f"{database.path}: schema {have}, expected {newest}", "open", str(database.path))
+    def _journal_mode(self, connection: sqlite3.Connection) -> str:
+        """Sets the journal mode unless it is set, and returns it. The mode is kept in the file."""
+        wanted = "wal" if self._wal else "delete"
+        until = time.monotonic() + BUSY_TIMEOUT_S
+        while True:
+            try:
+                (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+                if mode != wanted:
+                    (mode,) = connection.execute(f"PRAGMA journal_mode = {wanted}").fetchone()
+                break
+            except sqlite3.OperationalError as error:
+                # Changing the mode does not wait for the lock as other statements do; it is changed once in a file's life.
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                    raise
+                time.sleep(0.005)
+        if mode != wanted and not self.notice:
+            self.notice = f"{self.path} keeps journal mode {mode.upper()} where {wanted.upper()} was asked for"
+        return str(mode)
 
-
-def migrate(database: Database) -> None:
-    """Brings the schema up to date; what holds data is backed up first, beside the database."""
-    have, newest = _applied(database), MIGRATIONS[-1][0]
-    if have >= newest:
-        verify(database)
-        return
-    if have:
-        database.backup(database.path.with_name(f"{FILE}.backup-{have}"))
-    for number, name, sql in MIGRATIONS:
-        if number <= have:
-            continue
-        with database.atomic() as connection:
-            row = connection.execute("PRAGMA user_version").fetchone()
-            if row[0] >= number:
-                continue  # another process was first
-            for statement in _statements(sql):
-                connection.execute(statement)
-            connection.execute("INSERT INTO migrations VALUES (?, ?, ?)", (number, name, round(time.time() * 1000)))
-            connection.execute(f"PRAGMA user_version = {number}")
-
-
-def _applied(database: Database) -> int:
-    return int(database.read_one("PRAGMA user_version")[0])
-
-
-def _statements(sql: str) -> list[str]:
-    """A migration's statements; the record of migrations comes with the first of them."""
-    first = (
-        "CREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY, name TEXT NOT NULL, at_ms INTEGER NOT NULL) STRICT"
-    )
-    return [first, *(each for each in sql.split(";") if each.strip())]
+    def _orphans(self) -> list[Any]:
+        return self.connection().execute("PRAGMA foreign_key_check").fetchall()
 
 
 def open_state(folder: Path) -> Database:
-    """The database of a state folder, which is made (with a .gitignore of its own) where it is not there.
+    """The database of a state folder, at this version's schema. The folder is made if it is missing, with a .gitignore.
 
     Raises:
-        StorageFull, Damaged, SchemaTooNew, BackendError: With the folder and what to do.
+        BackendError: The folder or the file cannot be made, read or written; the sentence says which and why.
+        StorageFull, Damaged, SchemaTooNew: As they say.
     """
+    from sparkles.backends.local import schema
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
         ignore = folder / ".gitignore"
         if not ignore.exists():
-            ignore.write_text("*\n", encoding="utf-8")
-    except FileExistsError:
-        raise BackendError(f"{folder}: expected sparkles' state folder, found a file", "open", str(folder)) from None
+            ignore.write_text("*\n", "ascii")
     except OSError as error:
-        if error.errno in (28, 122):
-            raise StorageFull(
-                f"{folder}: no space is left on the device; free some and run again", "open", str(folder)
-            ) from error
-        raise BackendError(
-            f"{folder}: the state folder cannot be made or written ({error.strerror}); choose another with --state",
-            "open",
-            str(folder),
-        ) from error
-    database = Database(folder / FILE)
-    migrate(database)
+        raise os_error(error, "make the state folder", folder) from error
+    database = Database(folder / NAME)
+    try:
+        schema.migrate(database)
+    except BaseException:
+        database.close()
+        raise
     return database

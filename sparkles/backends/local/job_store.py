@@ -1,313 +1,154 @@
-"""Jobs, tasks and attempts in SQLite (JobStore). May import ports, model and db; claims and workers stand in modules of their own.
+"""Jobs, tasks, claims, attempts and workers in SQLite: the JobStore of ports.py. May import ports and below.
 
-The tasks table is keyed by the job's sequence, an integer that is never used again; attempts are keyed by the job's id, because they
-outlive a job whose results other jobs reuse.
+This file holds what concerns whole jobs; tasks are in tasks.py, claims in claims.py, workers in workers.py. Surprise: a job's number
+of pending and running tasks is stored nowhere: it is counted in partial indexes, which hold only tasks that are not done yet.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable
+from itertools import islice
 from typing import Any
 
-import msgspec
-
 from sparkles import digest
+from sparkles.backends import messages
+from sparkles.backends.local import task_rows
 from sparkles.backends.local.claims import Claims
 from sparkles.backends.local.db import Database
+from sparkles.backends.local.task_rows import json_list, spec_columns
+from sparkles.backends.local.tasks import Tasks
 from sparkles.backends.local.workers import Workers
-from sparkles.errors import Conflict, NotFound
-from sparkles.model import (
-    Attempt,
-    AttemptRef,
-    Counts,
-    Digest,
-    FailureClass,
-    Job,
-    JobId,
-    JobSpec,
-    NewTask,
-    Task,
-    TaskSpec,
-    TaskState,
-)
-from sparkles.ports import FailureGroup, JobStore, Outcome
+from sparkles.model import AttemptRef, Job, JobId, NewTask
+from sparkles.ports import JobStore
 
 _JOB = "id, spec, count, owner, pool, held, created_at_ms, sequence"
-_TASK = (
-    "idx, state, fingerprint, attempt, tries, losses, origin_job, origin_idx, origin_attempt, failure, exit_code, reason, worker,"
-    " not_before_ms, memory_bytes, name"
-)
-_INSERT = (
-    "INSERT INTO tasks (job, idx, state, fingerprint, attempt, tries, losses, reused, origin_job, origin_idx, origin_attempt, reason,"
-    " worker, not_before_ms, name, spec) VALUES (?, ?, ?, ?, 0, 0, 0, ?, ?, ?, ?, '', '', 0, ?, ?)"
-)
-_SEQUENCE = "(SELECT sequence FROM jobs WHERE id = ?)"
-_FIND_REUSABLE = (
-    "SELECT wanted.value, attempts.record FROM json_each(?) AS wanted JOIN attempts ON (attempts.job, attempts.idx, attempts.attempt) ="
-    " (SELECT origin_job, origin_idx, origin_attempt FROM tasks WHERE fingerprint = wanted.value AND state = 'succeeded'"
-    " ORDER BY reused, tasks.job DESC LIMIT 1)"
-)
 
-_ATTEMPT = msgspec.json.Decoder(Attempt)
-_SPEC = msgspec.json.Decoder(JobSpec)
-_TASK_SPEC = msgspec.json.Decoder(TaskSpec)
+_CHUNK = 500
+"""Tasks that are in memory at once while a job is stored."""
 
 
-class SqliteJobStore(Claims, Workers):
-    """Keeps the promises of ports.JobStore in the state folder's database."""
+class SqliteJobStore(Tasks, Claims, Workers):
+    """See ports.JobStore."""
 
     def __init__(self, database: Database) -> None:
+        """`database` is at this version's schema (`open_state`)."""
         self._db = database
-
-    # Jobs
+        self._rows = task_rows.Rows(database.path)
 
     def create_job(self, job: Job, tasks: Iterable[NewTask]) -> bool:
-        """See JobStore."""
+        """See ports.JobStore."""
+        spec = job.spec
         with self._db.atomic() as connection:
-            if connection.execute("SELECT 1 FROM jobs WHERE id = ?", (job.id,)).fetchone():
-                return False
-            sequence = connection.execute(
-                "INSERT INTO jobs (id, owner, pool, held, priority, parallelism, count, created_at_ms, spec)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            created = connection.execute(
+                "INSERT INTO jobs (id, owner, pool, held, open, priority, parallelism, count, created_at_ms, spec)"
+                " VALUES (?, ?, ?, ?, 1, ?, ?, 0, ?, ?) ON CONFLICT (id) DO NOTHING",
                 (
                     job.id,
                     job.owner,
                     job.pool,
                     job.held,
-                    job.spec.priority,
-                    job.spec.parallelism,
-                    job.count,
+                    spec.priority,
+                    spec.parallelism,
                     job.created_at_ms,
-                    digest.encode_value(job.spec).decode(),
+                    digest.encode_value(spec),
                 ),
-            ).lastrowid
-            connection.executemany(_INSERT, _rows(sequence, tasks))
+            )
+            if not created.rowcount:
+                return False
+            sequence = created.lastrowid
+            count = 0
+            rest = iter(tasks)
+            while chunk := list(islice(rest, _CHUNK)):
+                connection.executemany(
+                    "INSERT INTO tasks (job, idx, state, fingerprint, origin_job, origin_idx, origin_attempt, exit_code, name)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    [_task_row(sequence, job.id, index, task) for index, task in enumerate(chunk, count + 1)],
+                )
+                connection.executemany(
+                    "INSERT INTO specs (job, idx, spec, params) VALUES (?, ?, ?, ?)",
+                    [(sequence, index, *spec_columns(task.spec)) for index, task in enumerate(chunk, count + 1)],
+                )
+                count += len(chunk)
+            connection.execute("UPDATE jobs SET count = ? WHERE sequence = ?", (count, sequence))
+            # Attempts of an earlier job of this id that others reuse were kept, with their folders: numbers go on after theirs.
+            connection.execute(
+                "UPDATE tasks SET attempt = kept.last FROM"
+                " (SELECT idx, max(attempt) AS last FROM attempts WHERE job = ? GROUP BY idx) AS kept"
+                " WHERE tasks.job = ? AND tasks.idx = kept.idx",
+                (job.id, sequence),
+            )
         return True
 
     def get_job(self, job_id: str) -> Job:
-        """See JobStore."""
-        row = self._db.read_one(f"SELECT {_JOB} FROM jobs WHERE id = ?", (job_id,))
+        """See ports.JobStore."""
+        row = self._db.one(f"SELECT {_JOB} FROM jobs WHERE id = ?", (job_id,))
         if row is None:
-            raise NotFound(f"there is no job {job_id} (`sparkles list` lists them)", "get job", job_id)
-        return _job_of(row)
+            raise messages.no_job(job_id)
+        return self._job_of(row)
 
     def list_jobs(self, *, owner: str | None = None, limit: int | None = None) -> list[Job]:
-        """See JobStore."""
-        condition, arguments = ("owner = ?", [owner]) if owner is not None else ("1", [])
-        sql = f"SELECT {_JOB} FROM jobs WHERE {condition} ORDER BY sequence DESC LIMIT ?"
-        return [_job_of(row) for row in self._db.read(sql, (*arguments, -1 if limit is None else limit))]
+        """See ports.JobStore."""
+        where, values = ("", ()) if owner is None else ("WHERE owner = ?", (owner,))
+        sql = f"SELECT {_JOB} FROM jobs {where} ORDER BY sequence DESC LIMIT ?"
+        return [self._job_of(row) for row in self._db.all(sql, (*values, -1 if limit is None else limit))]
 
     def delete_jobs(self, job_ids: Collection[str]) -> list[AttemptRef]:
-        """See JobStore."""
-        kept: list[AttemptRef] = []
+        """See ports.JobStore. Ids without a job are looked at too: records that were kept for others and are reused no more go."""
+        ids = json_list(job_ids)
+        these = "(SELECT value FROM json_each(?))"
         with self._db.atomic() as connection:
-            connection.execute("CREATE TEMP TABLE IF NOT EXISTS doomed (id TEXT PRIMARY KEY)")
-            connection.execute("DELETE FROM doomed")
-            connection.executemany("INSERT OR IGNORE INTO doomed VALUES (?)", [(job_id,) for job_id in job_ids])
-            inside = "SELECT sequence FROM jobs WHERE id IN (SELECT id FROM doomed)"
             claimed = connection.execute(
-                "SELECT jobs.id, tasks.idx FROM jobs JOIN tasks ON tasks.job = jobs.sequence AND tasks.state = 'claimed'"
-                " WHERE jobs.id IN (SELECT id FROM doomed) LIMIT 1"
-            ).fetchone()
-            if claimed is not None:
-                raise Conflict(
-                    f"{claimed[0]}/{claimed[1]} is running; end it first (`sparkles kill {claimed[0]}`)", "delete", claimed[0]
-                )
-            rows = connection.execute(
-                "SELECT DISTINCT origin_job, origin_idx, origin_attempt FROM tasks WHERE reused = 1"
-                f" AND origin_job IN (SELECT id FROM doomed) AND job NOT IN ({inside})"
+                f"SELECT jobs.id, t.idx FROM jobs JOIN tasks AS t ON t.job = jobs.sequence WHERE t.state = 'claimed'"
+                f" AND jobs.id IN {these} ORDER BY jobs.sequence, t.idx",
+                (ids,),
             ).fetchall()
-            kept.extend(AttemptRef(*row) for row in rows)
-            connection.execute("CREATE TEMP TABLE IF NOT EXISTS spared (job TEXT, idx INTEGER, attempt INTEGER)")
-            connection.execute("DELETE FROM spared")
-            connection.executemany("INSERT INTO spared VALUES (?, ?, ?)", rows)
+            if claimed:
+                first = claimed[0][0]
+                indexes = [index for job_id, index in claimed if job_id == first]
+                raise messages.job_claimed(first, indexes[:5], len(indexes))
+            kept = connection.execute(
+                f"SELECT DISTINCT t.origin_job, t.origin_idx, t.origin_attempt FROM tasks AS t JOIN jobs ON jobs.sequence = t.job"
+                f" WHERE t.origin_job IN {these} AND t.origin_job IS NOT NULL AND jobs.id NOT IN {these}"
+                " ORDER BY t.origin_job, t.origin_idx, t.origin_attempt",
+                (ids, ids),
+            ).fetchall()
+            connection.execute(f"DELETE FROM jobs WHERE id IN {these}", (ids,))
+            # What is left of tasks belongs to other jobs.
             connection.execute(
-                "DELETE FROM attempts WHERE job IN (SELECT id FROM doomed)"
-                " AND (job, idx, attempt) NOT IN (SELECT job, idx, attempt FROM spared)"
+                f"DELETE FROM attempts WHERE job IN {these} AND NOT EXISTS (SELECT 1 FROM tasks AS t WHERE t.origin_job = attempts.job"
+                " AND t.origin_idx = attempts.idx AND t.origin_attempt = attempts.attempt)",
+                (ids,),
             )
-            connection.execute(f"DELETE FROM tasks WHERE job IN ({inside})")
-            connection.execute("DELETE FROM jobs WHERE id IN (SELECT id FROM doomed)")
-            # Attempts that outlived their own job go with the last task that reused them.
-            connection.execute(
-                "DELETE FROM attempts WHERE job NOT IN (SELECT id FROM jobs) AND NOT EXISTS (SELECT 1 FROM tasks WHERE reused = 1"
-                " AND origin_job = attempts.job AND origin_idx = attempts.idx AND origin_attempt = attempts.attempt)"
-            )
-        return kept
+        return [AttemptRef(*row) for row in kept]
 
     def set_held(self, job_ids: Collection[str], held: bool) -> None:
-        """See JobStore."""
-        if job_ids:
-            with self._db.atomic() as connection:
-                connection.executemany("UPDATE jobs SET held = ? WHERE id = ?", [(held, job_id) for job_id in job_ids])
+        """See ports.JobStore."""
+        sql = "UPDATE jobs SET held = ?1 WHERE held != ?1 AND id IN (SELECT value FROM json_each(?2))"
+        self._db.run(sql, (held, json_list(job_ids)))
 
-    # Tasks
-
-    def count_tasks(self, job_id: str) -> Counts:
-        """See JobStore."""
-        sequence = self._sequence(job_id)
-        counts = dict(self._db.read("SELECT state, count(*) FROM tasks WHERE job = ? GROUP BY state", (sequence,)))
-        counts["reused"] = self._db.read_one("SELECT count(*) FROM tasks WHERE job = ? AND reused = 1", (sequence,))[0]
-        return Counts(**counts)
-
-    def count_failures(self, job_id: str) -> list[FailureGroup]:
-        """See JobStore."""
-        rows = self._db.read(
-            "SELECT failure, exit_code, count(*), min(idx) FROM tasks WHERE job = ? AND state = 'failed'"
-            " GROUP BY failure, exit_code ORDER BY count(*) DESC, min(idx)",
-            (self._sequence(job_id),),
-        )
-        return [FailureGroup(FailureClass(row[0] or "lost"), *row[1:]) for row in rows]
-
-    def get_task(self, job_id: str, index: int) -> Task:
-        """See JobStore."""
-        return _task_of(job_id, self._task_row(job_id, index, _TASK))
-
-    def get_spec(self, job_id: str, index: int) -> TaskSpec:
-        """See JobStore."""
-        return _TASK_SPEC.decode(self._task_row(job_id, index, "spec")[0])
-
-    def _task_row(self, job_id: str, index: int, columns: str) -> Any:
-        row = self._db.read_one(f"SELECT {columns} FROM tasks WHERE job = {_SEQUENCE} AND idx = ?", (job_id, index))
-        if row is None:
-            count = self.get_job(job_id).count
-            tasks = "one task" if count == 1 else f"{count} tasks"
-            raise NotFound(f"{job_id} has {tasks}, no task {index} (the first one is 1)", "get task", f"{job_id}/{index}")
-        return row
-
-    def list_tasks(
-        self, job_id: str, *, first: int = 1, limit: int | None = None, states: Collection[TaskState] | None = None
-    ) -> list[Task]:
-        """See JobStore."""
-        where, arguments = self._page(job_id, first, limit, states)
-        return [_task_of(job_id, row) for row in self._db.read(f"SELECT {_TASK} FROM tasks {where}", arguments)]
-
-    def list_outcomes(
-        self, job_id: str, *, first: int = 1, limit: int | None = None, states: Collection[TaskState] | None = None
-    ) -> list[Outcome]:
-        """See JobStore."""
-        where, arguments = self._page(job_id, first, limit, states)
-        sql = (
-            f"SELECT {_TASK}, spec, (SELECT record FROM attempts WHERE attempts.job = origin_job AND attempts.idx = origin_idx"
-            f" AND attempts.attempt = origin_attempt) FROM tasks {where}"
-        )
-        return [
-            Outcome(
-                _task_of(job_id, row),
-                _TASK_SPEC.decode(row[16]).params,
-                _ATTEMPT.decode(row[17]) if row[17] is not None else None,
-            )
-            for row in self._db.read(sql, arguments)
-        ]
-
-    def _page(self, job_id: str, first: int, limit: int | None, states: Collection[TaskState] | None) -> tuple[str, list[Any]]:
-        where = "WHERE tasks.job = ? AND tasks.idx >= ?"
-        arguments: list[Any] = [self._sequence(job_id), first]
-        if states is not None:
-            where += f" AND state IN ({', '.join('?' * len(states))})"
-            arguments += [state.value for state in states]
-        return where + " ORDER BY tasks.idx LIMIT ?", [*arguments, -1 if limit is None else limit]
-
-    def state_digest(self, job_id: str) -> Digest:
-        """See JobStore."""
-        state = hashlib.sha256()
-        rows = self._db.read("SELECT idx, state, attempt FROM tasks WHERE job = ? ORDER BY idx", (self._sequence(job_id),))
-        state.update(repr(rows).encode())
-        return Digest(state.hexdigest())
-
-    def find_reusable(self, fingerprints: Sequence[Digest]) -> dict[Digest, Attempt]:
-        """See JobStore."""
-        wanted = msgspec.json.encode(list(dict.fromkeys(fingerprints))).decode()
-        return {Digest(row[0]): _ATTEMPT.decode(row[1]) for row in self._db.read(_FIND_REUSABLE, (wanted,))}
-
-    def get_attempt(self, ref: AttemptRef) -> Attempt | None:
-        """See JobStore."""
-        row = self._db.read_one(
-            "SELECT record FROM attempts WHERE job = ? AND idx = ? AND attempt = ?", (ref.job, ref.index, ref.attempt)
-        )
-        return None if row is None else _ATTEMPT.decode(row[0])
-
-    def list_attempts(self, job_id: str, index: int) -> list[Attempt]:
-        """See JobStore."""
-        rows = self._db.read("SELECT record FROM attempts WHERE job = ? AND idx = ? ORDER BY attempt", (job_id, index))
-        return [_ATTEMPT.decode(row[0]) for row in rows]
-
-    def list_digests(self) -> set[Digest]:
-        """See JobStore."""
-        found: set[Digest] = set()
-        for (spec,) in self._db.read("SELECT spec FROM tasks WHERE spec LIKE '%\"files\"%'"):
-            found.update(file.digest for file in _TASK_SPEC.decode(spec).files)
-        for (record,) in self._db.read("SELECT record FROM attempts WHERE record LIKE '%\"outputs\"%'"):
-            found.update(output.digest for output in _ATTEMPT.decode(record).outputs)
-        return found
-
-    def kill_tasks(self, job_id: str, indexes: Collection[int] | None = None) -> int:
-        """See JobStore."""
-        return self._end_tasks(job_id, ("pending", "claimed"), indexes, "cancelled by sparkles kill")
-
-    def cancel_pending(self, job_id: str, reason: str) -> int:
-        """See JobStore."""
-        return self._end_tasks(job_id, ("pending",), None, reason)
-
-    def _end_tasks(self, job_id: str, states: tuple[str, ...], indexes: Collection[int] | None, reason: str) -> int:
-        sql = (
-            "UPDATE tasks SET state = 'cancelled', failure = 'cancelled', token = NULL, worker = '', not_before_ms = 0, reason = ?"
-            f" WHERE job = ? AND state IN ({', '.join('?' * len(states))})"
-        )
-        return self._update(sql, [reason, self._sequence(job_id), *states], indexes)
-
-    def reset_tasks(self, job_id: str, states: Collection[TaskState], indexes: Collection[int] | None = None) -> int:
-        """See JobStore."""
-        allowed = [state.value for state in states if state not in (TaskState.PENDING, TaskState.CLAIMED)]
-        sql = (
-            "UPDATE tasks SET state = 'pending', tries = 0, losses = 0, reused = 0, origin_job = NULL, origin_idx = NULL,"
-            " origin_attempt = NULL, failure = NULL, exit_code = NULL, reason = '', worker = '', token = NULL, not_before_ms = 0,"
-            f" memory_bytes = NULL WHERE job = ? AND state IN ({', '.join('?' * len(allowed))})"
-        )
-        return self._update(sql, [self._sequence(job_id), *allowed], indexes)
-
-    def _update(self, sql: str, arguments: list[Any], indexes: Collection[int] | None) -> int:
-        with self._db.atomic() as connection:
-            if indexes is None:
-                return connection.execute(sql, arguments).rowcount
-            return sum(connection.execute(sql + " AND idx = ?", [*arguments, index]).rowcount for index in indexes)
-
-    def _sequence(self, job_id: str) -> int:
-        row = self._db.read_one("SELECT sequence FROM jobs WHERE id = ?", (job_id,))
-        if row is None:
-            raise NotFound(f"there is no job {job_id} (`sparkles list` lists them)", "get job", job_id)
-        return int(row[0])
+    def _job_of(self, row: Any) -> Job:
+        job_id, spec, count, owner, pool, held, created_at_ms, sequence = row
+        return Job(JobId(job_id), self._rows.job_spec(spec, job_id), count, owner, pool, held == 1, created_at_ms, sequence)
 
 
-def _rows(sequence: int | None, tasks: Iterable[NewTask]) -> Iterator[tuple[Any, ...]]:
-    for index, task in enumerate(tasks, 1):
-        origin = task.origin
-        spec = msgspec.json.encode(task.spec).decode()
-        if origin is None:
-            yield sequence, index, "pending", task.fingerprint, 0, None, None, None, task.spec.name, spec
-        else:
-            where = (origin.job, origin.index, origin.attempt)
-            yield sequence, index, "succeeded", task.fingerprint, 1, *where, task.spec.name, spec
-
-
-def _job_of(row: Any) -> Job:
-    return Job(JobId(row[0]), _SPEC.decode(row[1]), row[2], row[3], row[4], row[5] != 0, row[6], row[7])
-
-
-def _task_of(job_id: str, row: Any) -> Task:
-    return Task(
-        job_id,
-        row[0],
-        TaskState(row[1]),
-        Digest(row[2]),
-        row[3],
-        row[4],
-        row[5],
-        AttemptRef(row[6], row[7], row[8]) if row[6] is not None else None,
-        FailureClass(row[9]) if row[9] is not None else None,
-        *row[10:16],
+def _task_row(sequence: int | None, job_id: str, index: int, task: NewTask) -> tuple[Any, ...]:
+    origin = task.origin
+    if origin is None:
+        return (sequence, index, "pending", task.fingerprint, None, None, None, None, task.spec.name)
+    if origin.job == job_id and origin.index == index:
+        return (sequence, index, "succeeded", task.fingerprint, None, None, origin.attempt, 0, task.spec.name)
+    return (
+        sequence,
+        index,
+        "succeeded",
+        task.fingerprint,
+        origin.job,
+        origin.index,
+        origin.attempt,
+        0,
+        task.spec.name,
     )
 
 
-def _conforms(store: SqliteJobStore) -> JobStore:
-    return store
+def _conforms(database: Database) -> JobStore:
+    return SqliteJobStore(database)

@@ -1,73 +1,84 @@
-"""Workers in SQLite: their rows, heartbeats, and what each holds of its host. May import ports, model and db."""
+"""The JobStore's workers in SQLite: rows, heartbeats, and what they hold of their host. May import ports and below."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
+from sparkles import digest
+from sparkles.backends import messages
+from sparkles.backends.hosts import may_hold
 from sparkles.backends.local.db import Database
+from sparkles.backends.local.sqlite_errors import damaged
 from sparkles.model import ProcessId, Worker, WorkerId
 
-_TOLERANCE = 1e-9
-"""Sums of cpu fractions such as 0.1 are off by rounding."""
+_COLUMNS = "id, pool, process, beat, cpu, memory_bytes, waiting, started_at_ms"
 
 
 class Workers:
-    """The part of the job store that knows workers."""
+    """The part of ports.JobStore that knows who works."""
 
     _db: Database
 
     def enter_worker(self, worker: Worker) -> None:
-        """See JobStore."""
-        self._db.write(
-            "INSERT OR REPLACE INTO workers (id, pool, process, host, beat, cpu, memory_bytes, waiting, started_at_ms)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        """See ports.JobStore."""
+        self._db.run(
+            f"INSERT INTO workers ({_COLUMNS}, host) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
+            " pool = excluded.pool, process = excluded.process, beat = excluded.beat, cpu = excluded.cpu,"
+            " memory_bytes = excluded.memory_bytes, waiting = excluded.waiting, started_at_ms = excluded.started_at_ms,"
+            " host = excluded.host",
             (
                 worker.id,
                 worker.pool,
-                msgspec.json.encode(worker.process).decode(),
-                worker.process.host,
+                digest.encode_value(worker.process).decode("utf-8"),
                 worker.beat,
                 worker.cpu,
                 worker.memory_bytes,
                 worker.waiting,
                 worker.started_at_ms,
+                worker.process.host,
             ),
         )
 
     def beat_worker(self, worker: WorkerId, *, waiting: bool) -> bool:
-        """See JobStore."""
-        return self._db.write("UPDATE workers SET beat = beat + 1, waiting = ? WHERE id = ?", (waiting, worker)) == 1
+        """See ports.JobStore."""
+        return self._db.run("UPDATE workers SET beat = beat + 1, waiting = ? WHERE id = ?", (waiting, worker)) == 1
 
     def leave_worker(self, worker: WorkerId) -> None:
-        """See JobStore."""
-        self._db.write("DELETE FROM workers WHERE id = ?", (worker,))
+        """See ports.JobStore. Raises Conflict where it still holds claims: without the row nobody could recover them."""
+        with self._db.atomic() as connection:
+            (held,) = connection.execute(
+                "SELECT count(*) FROM tasks INDEXED BY tasks_claimed WHERE worker = ? AND state = 'claimed'", (worker,)
+            ).fetchone()
+            if held:
+                raise messages.worker_holds(worker, held)
+            connection.execute("DELETE FROM workers WHERE id = ?", (worker,))
 
     def list_workers(self) -> list[Worker]:
-        """See JobStore."""
-        sql = "SELECT id, pool, process, beat, cpu, memory_bytes, waiting, started_at_ms FROM workers ORDER BY started_at_ms, rowid"
-        return [_worker_of(row) for row in self._db.read(sql)]
+        """See ports.JobStore."""
+        workers = []
+        for worker, pool, process, beat, cpu, memory_bytes, waiting, started_at_ms in self._db.all(
+            f"SELECT {_COLUMNS} FROM workers ORDER BY sequence"
+        ):
+            try:
+                decoded = msgspec.json.decode(process, type=ProcessId)
+            except msgspec.MsgspecError as error:
+                raise damaged(self._db.path, f"process of worker {worker}: {error}") from error
+            workers.append(Worker(WorkerId(worker), pool, decoded, beat, cpu, memory_bytes, waiting == 1, started_at_ms))
+        return workers
 
     def reserve(self, worker: WorkerId, *, cpu: float, memory_bytes: int, total_cpu: float, total_memory_bytes: int) -> bool:
-        """See JobStore."""
+        """See ports.JobStore."""
         with self._db.atomic() as connection:
-            mine = connection.execute("SELECT cpu, memory_bytes, host FROM workers WHERE id = ?", (worker,)).fetchone()
-            if mine is None:
+            own = connection.execute("SELECT host, cpu, memory_bytes FROM workers WHERE id = ?", (worker,)).fetchone()
+            if own is None:
                 return False
-            others = connection.execute(
-                "SELECT coalesce(sum(cpu), 0), coalesce(sum(memory_bytes), 0) FROM workers WHERE host = ? AND id <> ?",
-                (mine[2], worker),
+            host, held_cpu, held_memory = own
+            others_cpu, others_memory = connection.execute(
+                "SELECT total(cpu), coalesce(sum(memory_bytes), 0) FROM workers WHERE host = ? AND id != ?", (host, worker)
             ).fetchone()
-            smaller = cpu <= mine[0] + _TOLERANCE and memory_bytes <= mine[1]
-            alone = others[0] <= _TOLERANCE and others[1] == 0
-            fits = others[0] + cpu <= total_cpu + _TOLERANCE and others[1] + memory_bytes <= total_memory_bytes
-            if not (smaller or alone or fits):
+            if not may_hold(
+                (held_cpu, held_memory), (cpu, memory_bytes), (others_cpu, others_memory), (total_cpu, total_memory_bytes)
+            ):
                 return False
             connection.execute("UPDATE workers SET cpu = ?, memory_bytes = ? WHERE id = ?", (cpu, memory_bytes, worker))
         return True
-
-
-def _worker_of(row: Any) -> Worker:
-    process = msgspec.json.decode(row[2], type=ProcessId)
-    return Worker(WorkerId(row[0]), row[1], process, row[3], row[4], row[5], row[6] != 0, row[7])

@@ -1,0 +1,74 @@
+"""The sentences that every store says alike. Pure; may import model and errors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from sparkles.errors import Conflict, LeaseLost, NotFound, RunBusy
+from sparkles.model import ProcessId, Run, RunState
+
+
+def no_run(run_id: str) -> NotFound:
+    """There is no such run."""
+    return NotFound(f"there is no run {run_id}; `sparkles runs` lists them", "get run", run_id)
+
+
+def run_busy(run: Run, driver: ProcessId) -> RunBusy:
+    """Another driver holds it."""
+    since = datetime.fromtimestamp(driver.started, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return RunBusy(
+        f"run {run.id} ({run.workflow}) is driven by pid {driver.pid} on host {driver.host} since {since}; wait for it, or end it with"
+        f" `sparkles kill {run.id}`"
+    )
+
+
+def run_lost(run_id: str, driver: ProcessId) -> LeaseLost:
+    """The driver is not the owner any more."""
+    return LeaseLost(f"run {run_id} is not driven by pid {driver.pid} on host {driver.host} any more", "own run", run_id)
+
+
+def refuse_ended(run: Run) -> None:
+    """Raises Conflict for a run that is over for good."""
+    if run.state is RunState.SUCCEEDED:
+        raise Conflict(
+            f"run {run.id} has succeeded and is over; `sparkles run {run.workflow}` begins another", "take run", run.id
+        )
+
+
+def no_job(job_id: str) -> NotFound:
+    """There is no such job."""
+    return NotFound(f"there is no job {job_id}; `sparkles list` shows the jobs", "get job", job_id)
+
+
+def no_task(job_id: str, index: int, count: int) -> NotFound:
+    """The job has no such task."""
+    has = "1 task" if count == 1 else f"{count} tasks"
+    return NotFound(
+        f"there is no task {index} in job {job_id}, which has {has}, numbered from 1", "get task", f"{job_id}/{index}"
+    )
+
+
+def job_claimed(job_id: str, indexes: Sequence[int], total: int) -> Conflict:
+    """Tasks of a job to be deleted are being executed; `indexes` are the first of `total`."""
+    named = ", ".join(map(str, indexes)) + (", ..." if total > len(indexes) else "")
+    return Conflict(
+        f"job {job_id} has {total} running task{'' if total == 1 else 's'} ({named}); end it first: sparkles kill {job_id}",
+        "delete job",
+        job_id,
+        retryable=True,
+    )
+
+
+def worker_holds(worker: str, count: int) -> Conflict:
+    """A worker that still holds claims cannot leave."""
+    return Conflict(
+        f"worker {worker} still holds {count} claim{'' if count == 1 else 's'}, which must be finished or released first",
+        "leave",
+        worker,
+        retryable=True,
+    )
+
+
+KILLED = "cancelled by kill"
+"""The reason of a task that `kill_tasks` cancelled."""
