@@ -108,6 +108,7 @@ RECORDS: tuple[Record, ...] = (
                 "state", "string", 'pending, claimed, succeeded, failed or cancelled ("succeeded" or "failed" after a wait).'
             ),
             _opt("exitCode", "integer", "Of its program, where one ended by itself."),
+            _opt("signal", "integer", "The signal that ended its program, where one did."),
             _opt("reason", "string", "Why it failed, as a sentence."),
             _opt(
                 "class",
@@ -118,6 +119,7 @@ RECORDS: tuple[Record, ...] = (
             Field("outputs", "map<Artifact>", "Its collected outputs by name."),
             Field("attempts", "integer", "How often it was tried."),
             _opt("seconds", "number", "How long its last attempt took."),
+            _opt("cpuSeconds", "number", "Processor time of its last attempt."),
             _opt("peakMemory", "integer", "Bytes, of its last attempt."),
             _opt("reusedFrom", "string", "`JOB/INDEX` of the task whose outcome was reused."),
             _opt("name", "string", "As given by the row function."),
@@ -133,6 +135,7 @@ RECORDS: tuple[Record, ...] = (
             Field("name", "string", "Its path in the task's directory."),
             Field("digest", "string", "sha256 of its content, in hex."),
             _opt("size", "integer", "Bytes."),
+            _opt("executable", "boolean", "Whether it may be executed."),
         ),
     ),
     Record(
@@ -273,7 +276,7 @@ FUNCTIONS: tuple[Function, ...] = (
         (Field("name", "string", "Letters, digits, `.`, `_` and `-`."),),
         "JobBuilder",
         "Begins the description of a job. Nothing happens before `submit`.",
-        example='local job = JobBuilder("align")\n  :setCommandTemplate("align {sample} -o out.bam")\n  :createTasksFor(readCsv("samples.csv"))',
+        example='local job = JobBuilder("align")\n  :setCommandTemplate("align {sample}")\n  :createTasksFor(readCsv("samples.csv"))',
     ),
     _setter(
         "setCommandTemplate",
@@ -284,15 +287,16 @@ FUNCTIONS: tuple[Function, ...] = (
     ),
     _setter(
         "createTasksFor",
-        "One task for each row: a list of parameter tables, what `readCsv`, `product` or `zip` return, or a list of texts or numbers, each of "
-        "which becomes the parameter `value`. Called again, it replaces the rows.",
+        "One task for each row: a list of parameter tables, what `readCsv`, `product` or `zip` return, or a list of texts or numbers, "
+        "each of which becomes the parameter `value`. Called again, it replaces the rows.",
         Field("rows", "any[]", "The rows."),
         _opt("fn", "function", "`fn(row, index)` may return a RowOverrides table for that task. No steps inside."),
         example="job:createTasksFor(product{alpha = {0.1, 1}, seed = {1, 2, 3}})",
     ),
     _setter(
         "addFiles",
-        "Inputs that each task finds in its directory: paths, globs, gs:// URLs, {src=, dst=} tables, artifacts of earlier tasks, or lists of these.",
+        "Inputs that each task finds in its directory: paths, globs, gs:// URLs, {src=, dst=} tables, artifacts of earlier tasks, or lists "
+        "of these.",
         rest=Field("files", "string|FileSpec|Artifact|table", "The inputs."),
         example='job:addFiles("fit.py", {src = "data/train.csv", dst = "train.csv"}, earlier.tasks[1].outputs["model.bin"])',
     ),
@@ -539,9 +543,10 @@ VALUES: tuple[Field, ...] = (
     Field("null", "any", "Stands for a missing value in lists and JSON, where nil cannot be."),
 )
 
-BASE: tuple[str, ...] = tuple(
-    "assert error getmetatable setmetatable ipairs pairs next pcall xpcall rawequal rawget rawlen rawset select tonumber tostring type load "
-    "coroutine math string table utf8 _G _VERSION".split()
+BASE: tuple[str, ...] = (
+    *("assert", "error", "getmetatable", "setmetatable", "ipairs", "pairs", "next", "pcall", "xpcall", "rawequal", "rawget"),
+    *("rawlen", "rawset", "select", "tonumber", "tostring", "type", "load", "coroutine", "math", "string", "table", "utf8"),
+    *("_G", "_VERSION"),
 )
 """What Lua itself brings."""
 

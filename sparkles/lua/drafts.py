@@ -16,6 +16,7 @@ from sparkles.engine.commands import FileDraft, JobDraft, ResourcesDraft, TaskDr
 from sparkles.errors import SpecError
 from sparkles.lua.marshal import as_list
 from sparkles.model import Json, OomRetry, OutputGlob, RetryPolicy
+from sparkles.suggest import nearest
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
@@ -180,8 +181,15 @@ def _parallelism(value: int) -> dict[str, Any]:
 
 def _provisioning(value: Json) -> dict[str, Any]:
     if not isinstance(value, str) or not re.fullmatch(r"spot|standard|flex|reservation/[A-Za-z0-9._/-]+", value):
-        raise SpecError(f'provisioning: expected "spot", "standard", "flex" or "reservation/NAME", got {shown(value)}')
+        raise SpecError(
+            f'provisioning: expected "spot", "standard", "flex" or "reservation/NAME", got {shown(value)}{_hint(value)}'
+        )
     return {"provisioning": value}
+
+
+def _hint(value: Json) -> str:
+    near = nearest(value, ("spot", "standard", "flex")) if isinstance(value, str) else None
+    return f". Did you mean '{near}'?" if near else ""
 
 
 def _max_failures(value: Json) -> dict[str, Any]:
@@ -240,7 +248,7 @@ def fields_of(setter: str, value: Json) -> dict[str, Any]:
 def job_draft(sent: dict[str, Any], tasks: bytes | None) -> JobDraft:
     """The draft from what `submit` sent: {name, set: {setter: value}, files, positions} and the tasks' bytes.
 
-    Raises SpecError where a row function gave a task something that is not right.
+    Raises SpecError where text of a task is not UTF-8.
     """
     fields: dict[str, Any] = {}
     for setter, value in sent["set"].items():
@@ -269,9 +277,12 @@ def _task_drafts(tasks: bytes) -> list[TaskDraft]:
         raise SpecError(
             f"createTasksFor: rows{str(error).rpartition('$')[2].rstrip('`')}: expected text that is UTF-8"
         ) from None
-    for i, draft in enumerate(drafts, 1):
-        if draft.resources is not None:
-            resources(msgspec.structs.asdict(draft.resources), f"createTasksFor: fn(rows[{i}]).resources")
-        for name in draft.env:
-            _variable(name, f"createTasksFor: fn(rows[{i}]).env")
     return drafts
+
+
+def check_row(task: dict[str, Any]) -> None:
+    """Raises SpecError where what a row function gave a task is not right."""
+    if "resources" in task:
+        resources(task["resources"], "resources")
+    for name, text in task.get("env", {}).items():
+        _text(text, f"env.{_variable(name, 'env')}")

@@ -13,7 +13,7 @@ from typing import Any
 
 from sparkles.engine import commands as ask
 from sparkles.engine.commands import Answer, Asked, Done, Ended, Raised, StepError, Unrecorded
-from sparkles.errors import RunCancelled, SpecError, SparklesError, UsageError, WorkflowError
+from sparkles.errors import InternalError, RunCancelled, SpecError, UsageError
 from sparkles.lua import drafts, parameters, writing
 from sparkles.lua.marshal import as_list, from_lua, to_lua
 from sparkles.lua.modules import Modules
@@ -63,7 +63,7 @@ class ScriptHost:
         self._modules = Modules(script, shown_as, roots, [FOLDER / file for file in FILES])
         self._sources: dict[bytes, bytes] = {}
         self._labels: dict[int, str] = {}
-        self._asked: dict[int, str] = {}
+        self._asked: dict[int, bytes] = {}
         self._runtime = Runtime(
             {
                 "interrupted": interrupted,
@@ -72,6 +72,7 @@ class ScriptHost:
                 "find_module": self._find_module,
                 "function_source": self._function_source,
                 "check_setter": self._check_setter,
+                "check_row": self._check_row,
                 "duration": self._duration,
                 "typed_params": self._typed_params,
                 "outcomes": self._page,
@@ -95,7 +96,7 @@ class ScriptHost:
 
     def resume(self, strand: int, answer: Answer | None) -> Asked | Ended:
         """Runs a strand to its next command or its end."""
-        how, value = self._encode(self._asked.get(strand, ""), answer)
+        how, value = self._encode(self._asked.get(strand, b""), answer)
         stopped = self._runtime.resume(strand, how, value)
         name = stopped if type(stopped) is bytes else stopped[0]
         make = _COMMANDS.get(name)
@@ -116,7 +117,7 @@ class ScriptHost:
             raise failure
         raise RunCancelled("interrupted while the script was computing")
 
-    def _encode(self, asked: bytes | str, answer: Answer | None) -> tuple[int, Any]:
+    def _encode(self, asked: bytes, answer: Answer | None) -> tuple[int, Any]:
         """How an answer is handed to Lua."""
         if answer is None:
             return _NOTHING, None
@@ -135,9 +136,10 @@ class ScriptHost:
             error = answer.error
             data = to_lua({"message": error.message, "kind": error.kind, "fields": error.fields, "usage": error.usage})
             how = _RAISED
-        else:
-            assert type(answer) is Unrecorded
+        elif type(answer) is Unrecorded:
             return _RUN, None
+        else:
+            raise InternalError(f"a strand cannot be answered with a {type(answer).__name__}")
         if len(data) > 4096 and not self._runtime.room_for(len(data)):
             return _NO_MEMORY, None
         return how, data
@@ -178,6 +180,13 @@ class ScriptHost:
     def _check_setter(self, setter: bytes, value: bytes) -> bytes | None:
         try:
             drafts.fields_of(setter.decode(), from_lua(value))
+        except SpecError as error:
+            return str(error).encode("utf-8", "surrogateescape")
+        return None
+
+    def _check_row(self, task: bytes) -> bytes | None:
+        try:
+            drafts.check_row(from_lua(task))
         except SpecError as error:
             return str(error).encode("utf-8", "surrogateescape")
         return None

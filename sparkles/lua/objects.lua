@@ -26,27 +26,28 @@ end
 
 -- Classes -----------------------------------------------------------------------------------------------------------------------
 
--- The metatable of what the host makes: unknown fields are refused by name, and so is every assignment.
+-- What the host makes is an empty table over its fields, so that unknown fields are refused by name, and every assignment.
+local shown = H.protected
+
 local function class(name, own_methods, describe)
-  local known, words = {}, {}
-  for _, field in raw_ipairs(records[name].fields) do known[field.name] = true end
-  for key in raw_next, known do words[#words + 1] = key end
-  for key in raw_next, own_methods do words[#words + 1] = key end
-  sort(words)
-  local only_methods = #records[name].fields == 0
+  local known, fields = {}, records[name].fields
+  for _, field in raw_ipairs(fields) do known[field.name] = true end
+  local what = not own_methods and "field" or #fields == 0 and "method" or "field or method"
+  own_methods = own_methods or {}
   return {
-    __index = function(_, key)
+    __index = function(self, key)
+      local value = shown[self][key]
+      if value ~= nil then return value end
       local method = own_methods[key]
       if method then return method end
       if known[key] then return nil end
       if type(key) ~= "string" then misuse(format("%s has no items (key %s)", name, text(key))) end
-      local instead = H.suggest(key, words)
+      local instead = H.suggest(key, H.words_of(known, own_methods))
       if instead == "" and rawget(api, key) then instead = format(". Did you mean %s(...)?", key) end
-      local what = only_methods and "method" or raw_next(own_methods) and "field or method" or "field"
       misuse(format("%s has no %s '%s'%s", name, what, key, instead))
     end,
     __newindex = function(_, key) misuse(format("%s is read-only: '%s' cannot be assigned", name, text(key))) end,
-    __tostring = describe,
+    __tostring = function(self) return describe(shown[self]) end,
     __metatable = name,
     __name = name,
   }
@@ -54,18 +55,20 @@ end
 
 local metas = {}
 local function made(name, fields)
-  class_of[fields] = name
-  return setmetatable(fields, metas[name])
+  local object = {}
+  class_of[object], shown[object] = name, fields
+  return setmetatable(object, metas[name])
 end
 
+metas.JobBuilder = class("JobBuilder", methods.JobBuilder, function(b) return format("JobBuilder(%q)", b.name) end)
+metas.JobHandle = class("JobHandle", nil, function(h) return "job " .. h.id end)
+metas.Result = class("Result", methods.Result, function(r) return "result of job " .. r.id end)
+metas.Counts = class("Counts", nil, function() return "counts" end)
+metas.Task = class("Task", nil, function(t) return format("task %d", t.index) end)
+metas.ShellResult = class("ShellResult", nil, function(s) return format("exit code %s", text(s.exitCode)) end)
+metas.FetchResult = class("FetchResult", nil, function(f) return f.path end)
+
 local states = setmetatable({}, { __mode = "k" }) -- builder -> what was set
-metas.JobBuilder = class("JobBuilder", methods.JobBuilder, function(b) return format("JobBuilder(%q)", states[b].name) end)
-metas.JobHandle = class("JobHandle", {}, function(h) return "job " .. rawget(h, "id") end)
-metas.Result = class("Result", methods.Result, function(r) return "result of job " .. rawget(r, "id") end)
-metas.Counts = class("Counts", {}, function() return "counts" end)
-metas.Task = class("Task", {}, function(t) return format("task %d", rawget(t, "index")) end)
-metas.ShellResult = class("ShellResult", {}, function(s) return format("exit code %s", text(rawget(s, "exitCode"))) end)
-metas.FetchResult = class("FetchResult", {}, function(f) return rawget(f, "path") end)
 
 -- Builders ----------------------------------------------------------------------------------------------------------------------
 
@@ -73,7 +76,7 @@ function api.JobBuilder(name)
   if not find(name, "^[%w][%w._-]*$") or #name > 63 then
     misuse(format("JobBuilder: name: expected up to 63 letters, digits, '.', '_' and '-', beginning with a letter or digit, got '%s'", name))
   end
-  local builder = made("JobBuilder", {})
+  local builder = made("JobBuilder", { name = name })
   states[builder] = { name = name, set = {}, files = {}, positions = { JobBuilder = where() } }
   return builder
 end
@@ -178,7 +181,12 @@ local function overridden(value, row, i)
     if #task.files == 0 then task.files = nil end
   end
   if value.env then task.env = variables(value.env) end
-  return packed("createTasksFor", task, path)
+  local bytes = packed("createTasksFor", task, path)
+  if value.env or value.resources then
+    problem = call("check_row", bytes)
+    if problem then misuse(format("createTasksFor: %s.%s", path, problem)) end
+  end
+  return bytes
 end
 
 function methods.JobBuilder.createTasksFor(builder, rows, fn)
@@ -192,7 +200,7 @@ function methods.JobBuilder.createTasksFor(builder, rows, fn)
     local kind = type(row)
     if kind == "string" or kind == "number" then
       row = { value = row }
-    elseif kind ~= "table" or row == null or (class_of[row] and class_of[row] ~= "Task") then
+    elseif kind ~= "table" or row == null or class_of[row] then
       misuse(format("createTasksFor: rows[%d]: expected table, string or number, got %s", i, kind_of(row)))
     elseif rawget(row, 1) ~= nil then
       misuse(format("createTasksFor: rows[%d]: expected parameters by name, got a list", i))
@@ -224,7 +232,7 @@ end
 
 local function outcomes(id, first, limit)
   local page = H.unpack(call("outcomes", id, first, limit))
-  for i = 1, #page do made("Task", page[i]) end
+  for i = 1, #page do page[i] = made("Task", page[i]) end
   return page
 end
 
@@ -329,19 +337,19 @@ function methods.Result.failed(result)
   return found
 end
 
-local TASK_FIELDS = { "index", "state", "exitCode", "class", "reason", "attempts", "seconds", "peakMemory", "reusedFrom", "name" }
+local TASK_FIELDS = { "index", "state", "exitCode", "class", "reason", "attempts", "seconds", "cpuSeconds", "peakMemory", "signal", "reusedFrom", "name" }
 local is_task_field = {}
 for _, field in raw_ipairs(TASK_FIELDS) do is_task_field[field] = true end
 
 local function cell(task, column)
   local value = rawget(task.params, column)
   if value ~= nil then return value end
-  local results = rawget(task, "results")
+  local results = task.results
   if type(results) == "table" then
     value = rawget(results, column)
     if value ~= nil then return value end
   end
-  if is_task_field[column] then return rawget(task, column) end
+  if is_task_field[column] then return task[column] end
 end
 
 -- The columns that the tasks have: parameters, then results, each sorted.
@@ -350,7 +358,7 @@ local function known_columns(result)
   for i = 1, result.total do
     local task = item_of[result](i)
     for key in raw_next, task.params do params[key] = true end
-    if type(rawget(task, "results")) == "table" then
+    if type(task.results) == "table" then
       any = true
       for key in raw_next, task.results do
         if type(key) == "string" then results[key] = true end
@@ -386,7 +394,7 @@ methods.Result["table"] = function(result, columns)
     if not seen[column] and not is_task_field[column] then
       local known, any = known_columns(result)
       if any then
-        misuse(format("table: unknown column '%s' (columns: %s; and of the task: %s)%s", column, concat(known, ", "), concat(TASK_FIELDS, ", "), H.suggest(column, known)))
+        misuse(format("table: unknown column '%s' (columns: %s)%s", column, concat(known, ", "), H.suggest(column, known)))
       end
     end
   end
@@ -434,8 +442,10 @@ function api.step(name, fn, ...)
   local message = e.kind == "ScriptError" and format("step '%s': %s", name, e.message) or e.message
   local kind = e.kind == "ScriptError" and "StepFailed" or e.kind
   local fields_ok, fields = xpcall(H.pack, function(x) return x end, e.fields, "")
-  local sent = { error = { message = message, kind = kind, fields = fields_ok and H.unpack(fields) or {}, usage = e.usage } }
-  return H.perform_at(e.position, "stepEnd", packed("step", sent, ""))
+  fields = fields_ok and H.unpack(fields) or {}
+  fields.position = e.position -- recorded, so that a replay raises the same error
+  local sent = { error = { message = message, kind = kind, fields = fields, usage = e.usage } }
+  return H.perform_at(position, "stepEnd", packed("step", sent, ""))
 end
 
 function H.step_error(message, position)

@@ -175,10 +175,9 @@ function write(value, depth)
     end
     local lazy = H.lazy_lists[value]
     if lazy then value = lazy() end
-    if depth > 8 then
-      for i = 1, depth do
-        if stack[i] == value then refuse(depth, "the table contains itself") end
-      end
+    value = H.protected[value] or value
+    for i = 1, depth do
+      if stack[i] == value then refuse(depth, "the table contains itself") end
     end
     if depth >= DEPTH then refuse(depth, format("tables are nested more than %d deep", DEPTH)) end
     stack[depth + 1] = value

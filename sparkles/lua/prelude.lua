@@ -27,8 +27,7 @@ local strands, strand_of, phases, generators = {}, setmetatable({}, weak_keys), 
 local current = 0 -- the strand that runs
 local last_line = "" -- where the hook last saw the script: errors of the memory allocator have no position
 local paths = {} -- the paths of loaded chunks, as shown
-local protected = setmetatable({}, weak_keys) -- tables a script may read only -> what they show
-H.protected = protected
+local protected = H.protected -- tables a script may read only -> what they show
 
 -- Positions ---------------------------------------------------------------------------------------------------------------------
 
@@ -86,7 +85,13 @@ end
 function H.misuse(message) real_error(error_value(message, "Usage", nil, true, where()), 0) end
 local misuse = H.misuse
 
-function H.raise(e, position) real_error(error_value(e.message, e.kind, e.fields, e.usage, position or where()), 0) end
+function H.raise(e, position)
+  local fields = e.fields
+  if fields and fields.position then -- a mistake found later than it was made: the host knows the line
+    position, fields.position = fields.position, nil
+  end
+  real_error(error_value(e.message, e.kind, e.fields, e.usage, position or where()), 0)
+end
 
 function H.fail(message)
   local e = error_value(message, "Failed", nil, false, where())
@@ -107,9 +112,9 @@ local function nearest(word, words)
 end
 
 -- "Did you mean 'x'?", with the space before it, or "".
-function H.suggest(word, words, suffix)
+function H.suggest(word, words, prefix)
   local best = nearest(word, words)
-  return best and format(". Did you mean '%s'%s?", best, suffix or "") or ""
+  return best and format(". Did you mean '%s%s'?", prefix or "", best) or ""
 end
 
 -- A message of Lua's own with its position put right: long paths are cut by Lua, and lines of these chunks are not the author's.
@@ -578,7 +583,7 @@ local function library(name, functions)
     __index = function(_, key)
       if type(key) ~= "string" then return nil end
       local why = name .. "." .. key == "string.dump" and ": bytecode is not available in workflows" or ""
-      misuse(format("unknown name '%s.%s'%s%s", name, key, why, why == "" and H.suggest(key, words_of(functions)) or ""))
+      misuse(format("unknown name '%s.%s'%s%s", name, key, why, why == "" and H.suggest(key, words_of(functions), name .. ".") or ""))
     end,
   })
   local shown = setmetatable({}, {
@@ -622,7 +627,7 @@ string_meta.__metatable = "protected"
 
 lib = {}
 for key, value in raw_next, math do lib[key] = value end
-lib.randomseed = function() misuse("math.randomseed: not available: the host seeds math.random from the run, so that a replay draws the same; random() draws a recorded number") end
+lib.randomseed = function() misuse("math.randomseed: not available: math.random is seeded from the run, so that a replay draws the same") end
 lib.random = function(m, n)
   local ran = draw(generators[current])
   if m == nil then return (ran >> 11) * 0x1p-53 end

@@ -27,7 +27,7 @@ RESERVE = 64 << 20
 _BOOTSTRAP = b"""
 local null = setmetatable({}, {})
 local H = { py = {}, null = null, args = {}, class_of = setmetatable({}, { __mode = "k" }), lazy_lists = setmetatable({}, { __mode = "k" }),
-  is_empty_list = setmetatable({}, { __mode = "k" }) }
+  is_empty_list = setmetatable({}, { __mode = "k" }), protected = setmetatable({}, { __mode = "k" }) }
 local compile = load
 return H, H.py, function(text, ...) return assert(compile(text, "=[sparkles]", "t"))(...) end,
   function() collectgarbage() collectgarbage() end

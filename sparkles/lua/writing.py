@@ -16,8 +16,8 @@ _ENCODER = msgspec.json.Encoder(order="sorted")
 
 
 def delimiter_of(path: str) -> str:
-    """A tab for .tsv, else a comma."""
-    return "\t" if path.lower().endswith(".tsv") else ","
+    """A tab for .tsv and .tab, else a comma."""
+    return "\t" if path.lower().endswith((".tsv", ".tab")) else ","
 
 
 def csv_bytes(rows: list[Any], columns: list[str] | None, delimiter: str) -> bytes:
@@ -30,11 +30,7 @@ def csv_bytes(rows: list[Any], columns: list[str] | None, delimiter: str) -> byt
         if not isinstance(row, dict):
             raise SpecError(f"writeCsv: rows[{i}]: expected table of columns, got list")
         seen.update(dict.fromkeys(row))
-    if columns is None:
-        columns = sorted(seen)
-    else:
-        # A row made by readCsv or result:table may have got further columns since.
-        columns = list(columns)
+    columns = columns or sorted(seen)
     if not columns:
         raise SpecError("writeCsv: rows: expected at least one column, got none; give opts.columns to write a header alone")
     text = io.StringIO(newline="")
