@@ -74,7 +74,7 @@ def scratch() -> Iterator[Path]:
 
 
 def run(command: list[str], cwd: Path, *, stdin: Path | None = None, expect: int = 0, watch: bool = False) -> Ended:
-    """Runs a command to its end. With `watch`, memory is looked at 20 times a second, which costs a little time.
+    """Runs a command to its end. With `watch`, memory is looked at, which costs a little time.
 
     Raises:
         Failed: It ended with another code than `expect`; the message has the end of what it printed.
@@ -96,16 +96,22 @@ def run(command: list[str], cwd: Path, *, stdin: Path | None = None, expect: int
 
 
 def watch_memory(child: subprocess.Popen[bytes]) -> tuple[int, int]:
-    """Peaks of resident memory until the child ends: its own, and the largest of the Python processes below it."""
+    """Peaks of resident memory until the child ends, looked at ten times a second: its own, and the largest of the Python processes below
+    it. These are looked for every two seconds only, because that reads about every process of the machine."""
     driver = worker = 0
     process = psutil.Process(child.pid)
+    workers: list[psutil.Process] = []
+    look_at = time.monotonic() + 0.5
     while child.poll() is None:
         with contextlib.suppress(psutil.Error):
             driver = max(driver, process.memory_info().rss)
-            for below in process.children():
-                if "python" in below.name():
-                    worker = max(worker, below.memory_info().rss)
-        time.sleep(0.05)
+            if time.monotonic() >= look_at:
+                look_at = time.monotonic() + 2
+                workers = [below for below in process.children() if "python" in below.name()]
+        for below in workers:
+            with contextlib.suppress(psutil.Error):
+                worker = max(worker, below.memory_info().rss)
+        time.sleep(0.1)
     return driver, worker
 
 
