@@ -334,14 +334,16 @@ class Finish(Value, frozen=True):
 class ProcessId(Value, frozen=True):
     """A process that can be recognised for certain: pid, its start time, boot and host.
 
-    A pid alone may belong to another program by now; after a reboot `boot_id` differs. `started` is for comparison only: seconds since
-    boot on Linux, since the epoch elsewhere.
+    A pid alone may belong to another program by now; after a reboot `boot_id` differs. `started` is in seconds since the epoch, for
+    people: on Linux it moves when the wall clock is set. `ticks` is the start time in the kernel's own count since boot, which does
+    not; 0 where the system has none.
     """
 
     host: str
     pid: int
     started: float
     boot_id: str
+    ticks: int = 0
 
 
 class Worker(Value, frozen=True):
@@ -388,7 +390,8 @@ class StepKey(Value, frozen=True):
 class Step(Value, frozen=True):
     """One durable call. `parts` are the canonical arguments that `key.digest` was made from; `value` is its outcome, canonical JSON.
 
-    `error` says that the outcome is an error, which `value` then describes. `sequence` orders the steps of a run as they were first asked for.
+    `error` says that the outcome is an error, which `value` then describes. `sequence` orders the steps of a run as they were first
+    asked for.
     """
 
     key: StepKey
