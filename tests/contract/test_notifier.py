@@ -222,13 +222,13 @@ def test_a_pipe_that_is_not_read_yet_stays(notifier, tmp_path):
     """Between mkfifo and open a pipe of a live process has no reader; nor is one of another host, or a stranger's file, ours to remove."""
     me = this_process()
     names = [
-        f"{me.pid},{me.started!r},{me.boot_id},99,{me.host},soon",
-        f"1,1.0,{me.boot_id},0,elsewhere,driver",
+        f"{me.pid},{me.ticks},{me.started!r},{me.boot_id},99,{me.host},soon",
+        f"1,1,1.0,{me.boot_id},0,elsewhere,driver",
         "what,is,this",
     ]
     for name in names:
         os.mkfifo(tmp_path / "notify" / name)
-    plain = tmp_path / "notify" / f"{me.pid},{me.started!r},{me.boot_id},98,{me.host},plain"
+    plain = tmp_path / "notify" / f"{me.pid},{me.ticks},{me.started!r},{me.boot_id},98,{me.host},plain"
     plain.write_bytes(b"text")
     notifier.notify()
     assert len(pipes(tmp_path)) == 5

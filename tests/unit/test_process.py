@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 
 from sparkles.backends.local import process
@@ -81,10 +82,13 @@ def stat_fields(pid):
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
-def id_of(pid):
-    """What the process itself would say it is."""
+def id_of(pid, earlier=0):
+    """What the process itself would say it is, or would have said had it started `earlier`, in hundredths of a second."""
     me = process.this_process()
-    return msgspec.structs.replace(me, pid=pid, started=process._started(pid))
+    start = process._start(pid)
+    if process._LINUX:
+        return msgspec.structs.replace(me, pid=pid, ticks=start - earlier)
+    return msgspec.structs.replace(me, pid=pid, started=start - earlier / 100)
 
 
 class TestLiveness:
@@ -128,12 +132,21 @@ class TestLiveness:
         """The same pid with another start time is another process."""
         child = start("sleep 60")
         assert process.liveness(id_of(child.pid)) == "alive"
-        earlier = msgspec.structs.replace(id_of(child.pid), started=id_of(child.pid).started - 0.01)
-        assert process.liveness(earlier) == "dead"
+        assert process.liveness(id_of(child.pid, earlier=1)) == "dead"
+
+    def test_started_is_the_wall_clocks(self):
+        """For people, the start is in seconds since the epoch, whatever it is recognised by."""
+        assert abs(process.this_process().started - psutil.Process().create_time()) < 2
+
+    def test_setting_the_clock_kills_nobody(self, source):
+        """On Linux the start by the wall clock takes no part in the comparison: it moves when the clock is set."""
+        me = process.this_process()
+        moved = msgspec.structs.replace(me, started=me.started - 3600)
+        assert process.liveness(moved) == ("alive" if source == "proc" else "dead")
 
     def test_a_zombie_is_dead(self, start):
         """A process that ended and was not waited for still has its pid and start time, but does nothing any more."""
-        child = start("read line")
+        child = start("exec sleep 60")
         known = id_of(child.pid)
         os.kill(child.pid, signal.SIGKILL)
         assert eventually(lambda: stat_fields(child.pid)[0] == "Z")

@@ -102,7 +102,7 @@ class FifoNotifier:
 
     def _open_pipe(self, label: str) -> WakeupPipe | None:
         me = this_process()
-        name = f"{me.pid},{me.started!r},{me.boot_id},{next(_COUNT)},{me.host},{label}"
+        name = f"{me.pid},{me.ticks},{me.started!r},{me.boot_id},{next(_COUNT)},{me.host},{label}"
         path = os.path.join(self._folder, name)
         try:
             os.makedirs(self._folder, exist_ok=True)
@@ -161,9 +161,9 @@ class FifoNotifier:
     def _bury(self, path: str, name: str) -> None:
         """Removes a pipe that nobody reads, if the process that made it is gone; else that process is just about to open it."""
         try:
-            pid, started, boot, _, rest = name.split(",", 4)
+            pid, ticks, started, boot, _, rest = name.split(",", 5)
             host = rest.rsplit(",", 1)[0]
-            owner = ProcessId(host=host, pid=int(pid), started=float(started), boot_id=boot)
+            owner = ProcessId(host=host, pid=int(pid), started=float(started), boot_id=boot, ticks=int(ticks))
         except ValueError:
             return  # not a name that this class gives
         if liveness(owner) == "dead":

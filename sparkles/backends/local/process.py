@@ -1,8 +1,8 @@
 """Facts about processes of this machine, and the ending of those that should not be there. May import model only.
 
 On Linux everything is read from /proc; elsewhere psutil is imported on first use (12 ms, so never on the way to a first task).
-Surprise: on Linux `ProcessId.started` counts seconds since boot, not since the epoch: what the kernel reports as the time of
-boot moves when the wall clock is set, and a live process would then look like another one.
+Surprise: on Linux a process is known by `ProcessId.ticks`, its start in clock ticks since boot. Its start by the wall clock is for
+people only: it moves when the clock is set, and a live process would then look like another one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,13 @@ def this_process() -> ProcessId:
 
 @cache
 def _this_process(pid: int) -> ProcessId:
-    return ProcessId(host=os.uname().nodename, pid=pid, started=_started(pid) or 0.0, boot_id=boot_id())
+    start = _start(pid) or 0.0
+    host = os.uname().nodename
+    if not _LINUX:
+        return ProcessId(host=host, pid=pid, started=start, boot_id=boot_id())
+    booted = next((line.split()[1] for line in _read("/proc/stat").splitlines() if line.startswith(b"btime")), b"0")
+    started = int(booted) + start / os.sysconf("SC_CLK_TCK")
+    return ProcessId(host=host, pid=pid, started=started, boot_id=boot_id(), ticks=int(start))
 
 
 @cache
@@ -61,8 +67,7 @@ def liveness(process: ProcessId) -> Liveness:
         return "elsewhere"
     if process.boot_id != boot_id():
         return "dead"
-    started = _started(process.pid)
-    return "alive" if started is not None and abs(started - process.started) < 0.005 else "dead"
+    return "alive" if _start(process.pid) == (process.ticks or process.started) else "dead"
 
 
 def is_alive(process: ProcessId) -> bool:
@@ -109,7 +114,7 @@ def group_members(pgid: int) -> list[int]:
     """Live processes of a process group; zombies aside."""
     if _LINUX:
         return [pid for pid in _pids() if (fields := _stat(pid)) and int(fields[2]) == pgid and fields[0] not in b"ZX"]
-    return [pid for pid in _psutil().pids() if _pgid(pid) == pgid and _started(pid) is not None]
+    return [pid for pid in _psutil().pids() if _pgid(pid) == pgid and _start(pid) is not None]
 
 
 def group_usage(pgids: Collection[int]) -> dict[int, tuple[int, float]]:
@@ -129,7 +134,7 @@ def group_usage(pgids: Collection[int]) -> dict[int, tuple[int, float]]:
     psutil = _psutil()
     for pid in psutil.pids():
         pgid = _pgid(pid)
-        if pgid in pgids and _started(pid) is not None:
+        if pgid in pgids and _start(pid) is not None:
             try:
                 process = psutil.Process(pid)
                 memory, times = process.memory_info(), process.cpu_times()
@@ -225,7 +230,7 @@ def _end(find: Callable[[], Collection[int]], send: Callable[[int, dict[int, flo
     pause = 0.001
     found = False
     while True:
-        live = {pid: started for pid in find() if pid > 1 and pid != own and (started := _started(pid)) is not None}
+        live = {pid: started for pid in find() if pid > 1 and pid != own and (started := _start(pid)) is not None}
         if not live and not found:
             return []
         found = bool(live)
@@ -242,13 +247,13 @@ def _signal(pid: int, started: float, number: int) -> None:
     """Sends a signal to a process if it is still the one that started then."""
     try:
         if not hasattr(os, "pidfd_open"):
-            if _started(pid) == started:
+            if _start(pid) == started:
                 os.kill(pid, number)
             return
         # The descriptor holds the process: between this look and the signal its pid cannot come to mean another.
         descriptor = os.pidfd_open(pid)
         try:
-            if _started(pid) == started:
+            if _start(pid) == started:
                 signal.pidfd_send_signal(descriptor, number)
         finally:
             os.close(descriptor)
@@ -256,11 +261,12 @@ def _signal(pid: int, started: float, number: int) -> None:
         return
 
 
-def _started(pid: int) -> float | None:
-    """When a live process started; None for one that is gone or a zombie."""
+def _start(pid: int) -> float | None:
+    """When a live process started, in ticks since boot on Linux, else in seconds since the epoch; None for one that is gone or a
+    zombie."""
     if _LINUX:
         fields = _stat(pid)
-        return int(fields[19]) / os.sysconf("SC_CLK_TCK") if fields and fields[0] not in b"ZX" else None
+        return int(fields[19]) if fields and fields[0] not in b"ZX" else None
     psutil = _psutil()
     try:
         process = psutil.Process(pid)
