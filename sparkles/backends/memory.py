@@ -1,19 +1,20 @@
-"""Run store and job store in memory: the reference implementations, for tests and for scripts that must leave nothing.
+"""RunStore and JobStore in memory: the reference implementations, which say in plain dict code what the others must do.
 
-Plain dictionaries under one lock; every method does what its promise in ports.py says and nothing cleverer. Imports ports and model.
+May import ports and below. One lock per store; everything is gone with the process. Blobs and the notifier are in memory_blobs.py.
 """
 
 from __future__ import annotations
 
-import itertools
+import hashlib
 import secrets
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 
-import msgspec
+from msgspec.structs import replace
 
-from sparkles import digest
-from sparkles.errors import Conflict, LeaseLost, NotFound, RunBusy
+from sparkles.backends import messages
+from sparkles.backends.hosts import may_hold
 from sparkles.model import (
     Attempt,
     AttemptRef,
@@ -39,11 +40,9 @@ from sparkles.model import (
 from sparkles.ports import FailureGroup, JobStore, Outcome, RunStore
 from sparkles.states import check_task
 
-_replace = msgspec.structs.replace
-
 
 class MemoryRunStore:
-    """Keeps the promises of ports.RunStore for as long as it lives."""
+    """See ports.RunStore."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -51,418 +50,443 @@ class MemoryRunStore:
         self._steps: dict[str, dict[StepKey, Step]] = {}
 
     def create_run(self, run: Run) -> None:
-        """See RunStore."""
+        """See ports.RunStore."""
         with self._lock:
             if run.id in self._runs:
-                raise Conflict(f"run {run.id} exists already", "create run", run.id)
+                raise messages.run_exists(run.id)
             self._runs[run.id] = run
             self._steps[run.id] = {}
 
     def get_run(self, run_id: RunId) -> Run:
-        """See RunStore."""
-        try:
+        """See ports.RunStore."""
+        with self._lock:
+            if run_id not in self._runs:
+                raise messages.no_run(run_id)
             return self._runs[run_id]
-        except KeyError:
-            raise NotFound(f"there is no run {run_id} (`sparkles runs` lists them)", "get run", run_id) from None
 
     def list_runs(self, *, workflow: str | None = None, args: str | None = None, limit: int = 1000) -> list[Run]:
-        """See RunStore."""
+        """See ports.RunStore."""
         with self._lock:
-            newest = sorted(enumerate(self._runs.values()), key=lambda pair: (pair[1].created_at_ms, pair[0]), reverse=True)
-        found = [run for _, run in newest if workflow in (None, run.workflow) and args in (None, run.args)]
+            found = [
+                run
+                for run in reversed(self._runs.values())
+                if (workflow is None or run.workflow == workflow) and (args is None or run.args == args)
+            ]
         return found[:limit]
 
     def take_run(self, run_id: RunId, driver: ProcessId, is_dead: Callable[[ProcessId], bool], now_ms: int) -> Run:
-        """See RunStore."""
-        with self._lock:
-            run = self.get_run(run_id)
-            if run.driver is not None and run.driver != driver and not is_dead(run.driver):
-                raise RunBusy(f"run {run_id} is driven by pid {run.driver.pid} on host {run.driver.host}")
-            taken = _replace(run, driver=driver, state=RunState.RUNNING, ended_at_ms=None, error="", beat_ms=now_ms)
-            self._runs[run_id] = taken
-            return taken
+        """See ports.RunStore."""
+        while True:
+            before = self.get_run(run_id)
+            messages.refuse_ended(before)
+            if before.driver is not None and before.driver != driver and not is_dead(before.driver):
+                raise messages.run_busy(before, before.driver)
+            with self._lock:
+                now = self._runs.get(run_id)
+                if now is not None and now.driver == before.driver and now.state is not RunState.SUCCEEDED:
+                    taken = replace(now, driver=driver, state=RunState.RUNNING, error="", ended_at_ms=None, beat_ms=now_ms)
+                    self._runs[run_id] = taken
+                    return taken
 
     def beat_run(self, run_id: RunId, driver: ProcessId, now_ms: int) -> None:
-        """See RunStore."""
+        """See ports.RunStore."""
         with self._lock:
-            self._runs[run_id] = _replace(self._owned(run_id, driver), beat_ms=now_ms)
+            self._runs[run_id] = replace(self._owned(run_id, driver), beat_ms=now_ms)
 
     def end_run(self, run_id: RunId, driver: ProcessId, state: RunState, error: str, now_ms: int) -> None:
-        """See RunStore."""
+        """See ports.RunStore."""
         with self._lock:
             run = self._owned(run_id, driver)
-            self._runs[run_id] = _replace(run, driver=None, state=state, error=error, ended_at_ms=now_ms)
-
-    def _owned(self, run_id: RunId, driver: ProcessId) -> Run:
-        run = self.get_run(run_id)
-        if run.driver != driver:
-            raise LeaseLost(f"run {run_id} is driven by another process; this one stops", "drive run", run_id)
-        return run
+            self._runs[run_id] = replace(run, state=state, error=error, ended_at_ms=now_ms, driver=None)
 
     def delete_run(self, run_id: RunId) -> None:
-        """See RunStore."""
+        """See ports.RunStore."""
         with self._lock:
             self._runs.pop(run_id, None)
             self._steps.pop(run_id, None)
 
     def get_step(self, run_id: RunId, key: StepKey) -> Step | None:
-        """See RunStore."""
-        return self._steps.get(run_id, {}).get(key)
+        """See ports.RunStore."""
+        with self._lock:
+            return self._steps.get(run_id, {}).get(key)
 
     def put_step(self, run_id: RunId, step: Step) -> None:
-        """See RunStore."""
+        """See ports.RunStore."""
         with self._lock:
-            steps = self._steps.setdefault(run_id, {})
-            before = steps.get(step.key)
-            steps[step.key] = step if before is None else _replace(step, sequence=before.sequence)
+            if run_id not in self._steps:
+                raise messages.no_run(run_id)
+            before = self._steps[run_id].get(step.key)
+            self._steps[run_id][step.key] = step if before is None else replace(step, sequence=before.sequence)
 
     def list_steps(self, run_id: RunId, *, kinds: Collection[str] | None = None) -> list[Step]:
-        """See RunStore."""
-        steps = [step for step in self._steps.get(run_id, {}).values() if kinds is None or step.key.kind in kinds]
+        """See ports.RunStore."""
+        with self._lock:
+            steps = [step for step in self._steps.get(run_id, {}).values() if kinds is None or step.key.kind in kinds]
         return sorted(steps, key=lambda step: step.sequence)
 
     def last_sequence(self, run_id: RunId) -> int:
-        """See RunStore."""
-        return max((step.sequence for step in self._steps.get(run_id, {}).values()), default=0)
+        """See ports.RunStore."""
+        return max((step.sequence for step in self.list_steps(run_id)), default=0)
 
     def followed(self, run_id: RunId, strand: str, sequence: int) -> bool:
-        """See RunStore."""
-        return any(step.key.strand == strand and step.sequence > sequence for step in self._steps.get(run_id, {}).values())
+        """See ports.RunStore."""
+        return any(step.key.strand == strand and step.sequence > sequence for step in self.list_steps(run_id))
 
-
-class _Row(msgspec.Struct):
-    """A task with its spec and, while it is claimed, its token."""
-
-    task: Task
-    spec: TaskSpec
-    token: str = ""
+    def _owned(self, run_id: RunId, driver: ProcessId) -> Run:
+        run = self._runs.get(run_id)
+        if run is None or run.driver != driver:
+            raise messages.run_lost(run_id, driver)
+        return run
 
 
 class MemoryJobStore:
-    """Keeps the promises of ports.JobStore for as long as it lives."""
+    """See ports.JobStore."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._sequence = itertools.count(1)
+        self._sequence = 0
         self._jobs: dict[str, Job] = {}
-        self._tasks: dict[str, list[_Row]] = {}
+        self._tasks: dict[str, dict[int, Task]] = {}
+        self._specs: dict[str, dict[int, TaskSpec]] = {}
+        self._tokens: dict[tuple[str, int], str] = {}
         self._attempts: dict[AttemptRef, Attempt] = {}
+        self._offered: dict[Digest, dict[AttemptRef, None]] = {}
         self._workers: dict[str, Worker] = {}
 
     # Jobs
 
     def create_job(self, job: Job, tasks: Iterable[NewTask]) -> bool:
-        """See JobStore."""
+        """See ports.JobStore."""
         with self._lock:
             if job.id in self._jobs:
                 return False
-            rows = []
-            for index, new in enumerate(tasks, 1):
-                state = TaskState.PENDING if new.origin is None else TaskState.SUCCEEDED
-                task = Task(job.id, index, state, new.fingerprint, origin=new.origin, name=new.spec.name)
-                rows.append(_Row(task, new.spec))
+            new = dict(enumerate(tasks, 1))
+            rows = {}
+            for index, task in new.items():
+                kept = [ref.attempt for ref in self._attempts if (ref.job, ref.index) == (job.id, index)]
+                rows[index] = Task(
+                    job=job.id,
+                    index=index,
+                    state=TaskState.PENDING if task.origin is None else TaskState.SUCCEEDED,
+                    fingerprint=task.fingerprint,
+                    attempt=max(kept, default=0),
+                    origin=task.origin,
+                    exit_code=None if task.origin is None else 0,
+                    name=task.spec.name,
+                )
+            self._sequence += 1
+            self._jobs[job.id] = replace(job, sequence=self._sequence, count=len(new))
             self._tasks[job.id] = rows
-            self._jobs[job.id] = _replace(job, sequence=next(self._sequence))
+            self._specs[job.id] = {index: task.spec for index, task in new.items()}
             return True
 
     def get_job(self, job_id: str) -> Job:
-        """See JobStore."""
-        try:
+        """See ports.JobStore."""
+        with self._lock:
+            if job_id not in self._jobs:
+                raise messages.no_job(job_id)
             return self._jobs[job_id]
-        except KeyError:
-            raise NotFound(f"there is no job {job_id} (`sparkles list` lists them)", "get job", job_id) from None
 
     def list_jobs(self, *, owner: str | None = None, limit: int | None = None) -> list[Job]:
-        """See JobStore."""
-        jobs = [job for job in self._jobs.values() if owner in (None, job.owner)]
-        return sorted(jobs, key=lambda job: -job.sequence)[:limit]
+        """See ports.JobStore."""
+        with self._lock:
+            found = [job for job in self._jobs.values() if owner is None or job.owner == owner]
+        return sorted(found, key=lambda job: -job.sequence)[:limit]
 
     def delete_jobs(self, job_ids: Collection[str]) -> list[AttemptRef]:
-        """See JobStore."""
+        """See ports.JobStore."""
         with self._lock:
-            doomed = set(job_ids)
-            for job_id in doomed & self._jobs.keys():
-                for row in self._tasks[job_id]:
-                    if row.task.state is TaskState.CLAIMED:
-                        raise Conflict(
-                            f"{job_id}/{row.task.index} is running; end it first (`sparkles kill {job_id}`)", "delete", job_id
-                        )
-            for job_id in doomed:
-                self._jobs.pop(job_id, None)
-                self._tasks.pop(job_id, None)
-            used = {row.task.origin for rows in self._tasks.values() for row in rows if row.task.reused}
-            for ref in list(self._attempts):
-                if ref.job not in self._jobs and ref not in used:
-                    del self._attempts[ref]
-            return sorted(
-                (ref for ref in used if ref is not None and ref.job in doomed),
-                key=lambda ref: (ref.job, ref.index, ref.attempt),
-            )
+            for job_id in sorted(self._jobs.keys() & set(job_ids), key=lambda each: self._jobs[each].sequence):
+                claimed = [index for index, task in self._tasks[job_id].items() if task.state is TaskState.CLAIMED]
+                if claimed:
+                    raise messages.job_claimed(job_id, claimed[:5], len(claimed))
+            for job_id in job_ids:
+                for rows in (self._jobs, self._tasks, self._specs):
+                    rows.pop(job_id, None)
+            reused = {task.origin for rows in self._tasks.values() for task in rows.values() if task.origin is not None}
+            kept = [ref for ref in reused if ref.job in job_ids]
+            for ref in [ref for ref in self._attempts if ref.job in job_ids and ref not in reused]:
+                del self._attempts[ref]
+            return sorted(kept, key=lambda ref: (ref.job, ref.index, ref.attempt))
 
     def set_held(self, job_ids: Collection[str], held: bool) -> None:
-        """See JobStore."""
+        """See ports.JobStore."""
         with self._lock:
-            for job_id in job_ids:
-                if job_id in self._jobs:
-                    self._jobs[job_id] = _replace(self._jobs[job_id], held=held)
+            for job_id in self._jobs.keys() & set(job_ids):
+                self._jobs[job_id] = replace(self._jobs[job_id], held=held)
 
     # Tasks
 
-    def _rows(self, job_id: str) -> list[_Row]:
-        self.get_job(job_id)
-        return self._tasks[job_id]
-
-    def _row(self, job_id: str, index: int) -> _Row:
-        rows = self._rows(job_id)
-        if not 1 <= index <= len(rows):
-            tasks = "one task" if len(rows) == 1 else f"{len(rows)} tasks"
-            raise NotFound(f"{job_id} has {tasks}, no task {index} (the first one is 1)", "get task", f"{job_id}/{index}")
-        return rows[index - 1]
-
     def count_tasks(self, job_id: str) -> Counts:
-        """See JobStore."""
-        rows = self._rows(job_id)
-        counts = {state.value: sum(row.task.state is state for row in rows) for state in TaskState}
-        return Counts(**counts, reused=sum(row.task.reused for row in rows))
+        """See ports.JobStore."""
+        tasks = self.list_tasks(job_id)
+        states = Counter(str(task.state) for task in tasks)
+        return Counts(**states, reused=sum(task.reused for task in tasks))
 
     def count_failures(self, job_id: str) -> list[FailureGroup]:
-        """See JobStore."""
+        """See ports.JobStore."""
         groups: dict[tuple[FailureClass, int | None], list[int]] = {}
-        for row in self._rows(job_id):
-            task = row.task
-            if task.state is TaskState.FAILED:
-                groups.setdefault((task.failure or FailureClass.LOST, task.exit_code), []).append(task.index)
-        found = [FailureGroup(*key, len(indexes), indexes[0]) for key, indexes in groups.items()]
+        for task in self.list_tasks(job_id, states=[TaskState.FAILED]):
+            groups.setdefault((task.failure or FailureClass.EXIT, task.exit_code), []).append(task.index)
+        found = [FailureGroup(failure, code, len(found), found[0]) for (failure, code), found in groups.items()]
         return sorted(found, key=lambda group: (-group.count, group.example))
 
     def get_task(self, job_id: str, index: int) -> Task:
-        """See JobStore."""
-        return self._row(job_id, index).task
+        """See ports.JobStore."""
+        with self._lock:
+            job = self.get_job(job_id)
+            if index not in self._tasks[job_id]:
+                raise messages.no_task(job_id, index, job.count)
+            return self._tasks[job_id][index]
 
     def get_spec(self, job_id: str, index: int) -> TaskSpec:
-        """See JobStore."""
-        return self._row(job_id, index).spec
+        """See ports.JobStore."""
+        with self._lock:
+            self.get_task(job_id, index)
+            return self._specs[job_id][index]
 
     def list_tasks(
         self, job_id: str, *, first: int = 1, limit: int | None = None, states: Collection[TaskState] | None = None
     ) -> list[Task]:
-        """See JobStore."""
-        return [row.task for row in self._page(job_id, first, limit, states)]
+        """See ports.JobStore."""
+        with self._lock:
+            self.get_job(job_id)
+            rows = self._tasks[job_id].values()
+            return [task for task in rows if task.index >= first and (states is None or task.state in states)][:limit]
 
     def list_outcomes(
         self, job_id: str, *, first: int = 1, limit: int | None = None, states: Collection[TaskState] | None = None
     ) -> list[Outcome]:
-        """See JobStore."""
-        return [
-            Outcome(row.task, row.spec.params, None if row.task.origin is None else self._attempts.get(row.task.origin))
-            for row in self._page(job_id, first, limit, states)
-        ]
-
-    def _page(self, job_id: str, first: int, limit: int | None, states: Collection[TaskState] | None) -> list[_Row]:
-        rows = self._rows(job_id)[max(first, 1) - 1 :]
-        return [row for row in rows if states is None or row.task.state in states][:limit]
+        """See ports.JobStore."""
+        with self._lock:
+            return [
+                Outcome(task, self._specs[job_id][task.index].params, self._attempts.get(task.origin) if task.origin else None)
+                for task in self.list_tasks(job_id, first=first, limit=limit, states=states)
+            ]
 
     def state_digest(self, job_id: str) -> Digest:
-        """See JobStore."""
-        return digest.of_value([[row.task.index, str(row.task.state), row.task.attempt] for row in self._rows(job_id)])
+        """See ports.JobStore."""
+        lines = [f"{task.index} {task.state} {task.attempt}\n" for task in self.list_tasks(job_id)]
+        return Digest(hashlib.sha256("".join(lines).encode("ascii")).hexdigest())
 
     def find_reusable(self, fingerprints: Sequence[Digest]) -> dict[Digest, Attempt]:
-        """See JobStore."""
-        wanted, found = set(fingerprints), dict[Digest, Attempt]()
+        """See ports.JobStore."""
         with self._lock:
-            for own in (False, True):  # a task's own attempt, of the newest job, wins
-                for job in sorted(self._jobs.values(), key=lambda job: job.sequence):
-                    for row in self._tasks[job.id]:
-                        task = row.task
-                        matches = task.fingerprint in wanted and task.state is TaskState.SUCCEEDED and task.reused is not own
-                        if matches and task.origin in self._attempts:
-                            found[task.fingerprint] = self._attempts[task.origin]
-        return found
+            found = {}
+            for fingerprint in fingerprints:
+                stored = [ref for ref in self._offered.get(fingerprint, {}) if ref in self._attempts]
+                if stored:
+                    found[fingerprint] = self._attempts[stored[-1]]
+            return found
 
     def get_attempt(self, ref: AttemptRef) -> Attempt | None:
-        """See JobStore."""
-        return self._attempts.get(ref)
+        """See ports.JobStore."""
+        with self._lock:
+            return self._attempts.get(ref)
 
     def list_attempts(self, job_id: str, index: int) -> list[Attempt]:
-        """See JobStore."""
-        found = [attempt for ref, attempt in self._attempts.items() if (ref.job, ref.index) == (job_id, index)]
+        """See ports.JobStore."""
+        with self._lock:
+            found = [attempt for ref, attempt in self._attempts.items() if (ref.job, ref.index) == (job_id, index)]
         return sorted(found, key=lambda attempt: attempt.ref.attempt)
 
     def list_digests(self) -> set[Digest]:
-        """See JobStore."""
-        inputs = {file.digest for rows in self._tasks.values() for row in rows for file in row.spec.files}
-        return inputs | {output.digest for attempt in self._attempts.values() for output in attempt.outputs}
+        """See ports.JobStore."""
+        with self._lock:
+            inputs = {file.digest for specs in self._specs.values() for spec in specs.values() for file in spec.files}
+            return inputs | {output.digest for attempt in self._attempts.values() for output in attempt.outputs}
 
     def kill_tasks(self, job_id: str, indexes: Collection[int] | None = None) -> int:
-        """See JobStore."""
-        return self._end(job_id, {TaskState.PENDING, TaskState.CLAIMED}, indexes, "cancelled by sparkles kill")
+        """See ports.JobStore."""
+        return self._cancel(job_id, (TaskState.PENDING, TaskState.CLAIMED), messages.KILLED, indexes)
 
     def cancel_pending(self, job_id: str, reason: str) -> int:
-        """See JobStore."""
-        return self._end(job_id, {TaskState.PENDING}, None, reason)
+        """See ports.JobStore."""
+        return self._cancel(job_id, (TaskState.PENDING,), reason, None)
 
-    def _end(self, job_id: str, states: set[TaskState], indexes: Collection[int] | None, reason: str) -> int:
+    def _cancel(self, job_id: str, states: Collection[TaskState], reason: str, indexes: Collection[int] | None) -> int:
         with self._lock:
-            count = 0
-            for row in self._rows(job_id):
-                if row.task.state in states and (indexes is None or row.task.index in indexes):
-                    changes = {"state": TaskState.CANCELLED, "failure": FailureClass.CANCELLED, "reason": reason}
-                    row.task = _replace(row.task, worker="", not_before_ms=0, **changes)
-                    row.token = ""
-                    count += 1
-            return count
+            tasks = [t for t in self.list_tasks(job_id, states=states) if indexes is None or t.index in indexes]
+            for task in tasks:
+                self._tokens.pop((job_id, task.index), None)
+                self._tasks[job_id][task.index] = replace(
+                    task,
+                    state=TaskState.CANCELLED,
+                    failure=FailureClass.CANCELLED,
+                    exit_code=None,
+                    reason=reason,
+                    not_before_ms=0,
+                )
+            return len(tasks)
 
     def reset_tasks(self, job_id: str, states: Collection[TaskState], indexes: Collection[int] | None = None) -> int:
-        """See JobStore."""
+        """See ports.JobStore."""
+        ended = {TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED} & set(states)
         with self._lock:
-            count = 0
-            for row in self._rows(job_id):
-                task = row.task
-                ended = task.state in states and task.state not in (TaskState.PENDING, TaskState.CLAIMED)
-                if ended and (indexes is None or task.index in indexes):
-                    row.task = Task(
-                        job_id, task.index, TaskState.PENDING, task.fingerprint, attempt=task.attempt, name=task.name
-                    )
-                    count += 1
-            return count
+            tasks = [t for t in self.list_tasks(job_id, states=ended) if indexes is None or t.index in indexes]
+            for task in tasks:
+                self._tasks[job_id][task.index] = Task(
+                    job=task.job,
+                    index=task.index,
+                    state=TaskState.PENDING,
+                    fingerprint=task.fingerprint,
+                    attempt=task.attempt,
+                    name=task.name,
+                )
+            return len(tasks)
 
     # Claims
 
     def claim(self, worker: WorkerId, *, pool: str, limit: int, now_ms: int) -> list[Claim]:
-        """See JobStore."""
+        """See ports.JobStore."""
         claims: list[Claim] = []
         with self._lock:
-            for job in sorted(self._jobs.values(), key=lambda job: (-job.spec.priority, job.sequence)):
-                if job.pool != pool or job.held:
-                    continue
+            if worker not in self._workers:
+                return []
+            for job in self._served(pool):
+                tasks = self._tasks[job.id].values()
                 room = limit - len(claims)
                 if job.spec.parallelism is not None:
-                    running = sum(row.task.state is TaskState.CLAIMED for row in self._tasks[job.id])
-                    room = min(room, job.spec.parallelism - running)
-                for row in self._tasks[job.id]:
-                    if room <= 0:
-                        break
-                    task = row.task
-                    if task.state is TaskState.PENDING and task.not_before_ms <= now_ms:
-                        row.token = secrets.token_hex(8)
-                        row.task = _replace(task, state=TaskState.CLAIMED, worker=worker, attempt=task.attempt + 1)
-                        claims.append(_claim_of(row))
-                        room -= 1
+                    room = min(room, job.spec.parallelism - sum(task.state is TaskState.CLAIMED for task in tasks))
+                ready = [task for task in tasks if task.state is TaskState.PENDING and task.not_before_ms <= now_ms]
+                for task in ready[: max(0, room)]:
+                    token = self._tokens[job.id, task.index] = secrets.token_hex(12)
+                    self._tasks[job.id][task.index] = replace(
+                        task, state=TaskState.CLAIMED, attempt=task.attempt + 1, worker=worker
+                    )
+                    claims.append(self._claim_of(self._tasks[job.id][task.index], token))
         return claims
 
     def next_due_ms(self, pool: str) -> int | None:
-        """See JobStore."""
-        return min(
-            (
-                row.task.not_before_ms
-                for job in self._jobs.values()
-                if job.pool == pool and not job.held
-                for row in self._tasks[job.id]
-                if row.task.state is TaskState.PENDING
-            ),
-            default=None,
-        )
+        """See ports.JobStore."""
+        with self._lock:
+            pending = [
+                task.not_before_ms
+                for job in self._served(pool)
+                for task in self._tasks[job.id].values()
+                if task.state is TaskState.PENDING
+            ]
+        return min(pending, default=None)
 
     def finish(self, finishes: Sequence[Finish]) -> list[bool]:
-        """See JobStore."""
+        """See ports.JobStore."""
         with self._lock:
             return [self._finish(finish) for finish in finishes]
 
     def _finish(self, finish: Finish) -> bool:
-        attempt = finish.attempt
-        row = self._current(attempt.ref, attempt.token)
+        attempt, ref = finish.attempt, finish.attempt.ref
         check_task(TaskState.CLAIMED, finish.state)
-        if row is None:
+        if not self._is_current(ref, attempt.token):
             return False
-        row.task = _replace(
-            row.task,
+        del self._tokens[ref.job, ref.index]
+        task = self._tasks[ref.job][ref.index]
+        again = finish.state is TaskState.PENDING
+        self._tasks[ref.job][ref.index] = replace(
+            task,
             state=finish.state,
             tries=finish.tries,
             losses=finish.losses,
-            origin=None if finish.state is TaskState.PENDING else attempt.ref,
+            origin=None if again else ref,
             failure=attempt.failure,
             exit_code=attempt.exit_code,
             reason=attempt.reason,
-            not_before_ms=finish.not_before_ms,
-            memory_bytes=finish.memory_bytes,
+            worker="" if again else attempt.worker,
+            not_before_ms=max(0, finish.not_before_ms) if again else 0,
+            memory_bytes=task.memory_bytes if finish.memory_bytes is None else finish.memory_bytes,
         )
-        row.token = ""
-        self._attempts[attempt.ref] = attempt
+        self._attempts[ref] = attempt
+        if finish.state is TaskState.SUCCEEDED:
+            self._offered.setdefault(task.fingerprint, {})[ref] = None
         return True
 
     def release(self, claims: Sequence[Claim]) -> int:
-        """See JobStore."""
+        """See ports.JobStore."""
         with self._lock:
-            count = 0
-            for claim in claims:
-                row = self._current(claim.ref, claim.token)
-                if row is not None:
-                    row.task = _replace(row.task, state=TaskState.PENDING, worker="", attempt=row.task.attempt - 1)
-                    row.token = ""
-                    count += 1
-            return count
-
-    def _current(self, ref: AttemptRef, token: str) -> _Row | None:
-        rows = self._tasks.get(ref.job, [])
-        row = rows[ref.index - 1] if 1 <= ref.index <= len(rows) else None
-        return row if row is not None and token and row.token == token else None
-
-    def _claimed(self, worker: WorkerId) -> list[_Row]:
-        jobs = sorted(self._jobs.values(), key=lambda job: job.sequence)
-        return [row for job in jobs for row in self._tasks[job.id] if row.token and row.task.worker == worker]
+            current = [claim for claim in claims if self._is_current(claim.ref, claim.token)]
+            for claim in current:
+                job_id, index = claim.ref.job, claim.ref.index
+                del self._tokens[job_id, index]
+                task = self._tasks[job_id][index]
+                self._tasks[job_id][index] = replace(task, state=TaskState.PENDING, attempt=task.attempt - 1, worker="")
+            return len(current)
 
     def held_tokens(self, worker: WorkerId) -> set[str]:
-        """See JobStore."""
-        return {row.token for row in self._claimed(worker)}
+        """See ports.JobStore."""
+        return {claim.token for claim in self.list_claims(worker)}
 
     def list_claims(self, worker: WorkerId) -> list[Claim]:
-        """See JobStore."""
-        return [_claim_of(row) for row in self._claimed(worker)]
+        """See ports.JobStore."""
+        with self._lock:
+            return [
+                self._claim_of(task, self._tokens[job_id, index])
+                for job_id, tasks in self._tasks.items()
+                for index, task in tasks.items()
+                if task.state is TaskState.CLAIMED and task.worker == worker
+            ]
+
+    def _served(self, pool: str) -> list[Job]:
+        jobs = [job for job in self._jobs.values() if job.pool == pool and not job.held]
+        return sorted(jobs, key=lambda job: (-job.spec.priority, job.sequence))
+
+    def _is_current(self, ref: AttemptRef, token: str) -> bool:
+        if self._tokens.get((ref.job, ref.index)) != token:
+            return False
+        return self._tasks[ref.job][ref.index].attempt == ref.attempt
+
+    def _claim_of(self, task: Task, token: str) -> Claim:
+        return Claim(
+            ref=AttemptRef(task.job, task.index, task.attempt),
+            token=token,
+            worker=WorkerId(task.worker),
+            spec=self._specs[task.job][task.index],
+            tries=task.tries,
+            losses=task.losses,
+            memory_bytes=task.memory_bytes,
+        )
 
     # Workers
 
     def enter_worker(self, worker: Worker) -> None:
-        """See JobStore."""
-        self._workers[worker.id] = worker
+        """See ports.JobStore."""
+        with self._lock:
+            self._workers[worker.id] = worker
 
     def beat_worker(self, worker: WorkerId, *, waiting: bool) -> bool:
-        """See JobStore."""
+        """See ports.JobStore."""
         with self._lock:
             row = self._workers.get(worker)
-            if row is not None:
-                self._workers[worker] = _replace(row, beat=row.beat + 1, waiting=waiting)
-            return row is not None
+            if row is None:
+                return False
+            self._workers[worker] = replace(row, beat=row.beat + 1, waiting=waiting)
+            return True
 
     def leave_worker(self, worker: WorkerId) -> None:
-        """See JobStore."""
-        self._workers.pop(worker, None)
+        """See ports.JobStore. Raises Conflict where it still holds claims: without the row nobody could recover them."""
+        with self._lock:
+            held = self.held_tokens(worker)
+            if held:
+                raise messages.worker_holds(worker, len(held))
+            self._workers.pop(worker, None)
 
     def list_workers(self) -> list[Worker]:
-        """See JobStore."""
-        return sorted(self._workers.values(), key=lambda worker: worker.started_at_ms)
+        """See ports.JobStore."""
+        with self._lock:
+            return list(self._workers.values())
 
     def reserve(self, worker: WorkerId, *, cpu: float, memory_bytes: int, total_cpu: float, total_memory_bytes: int) -> bool:
-        """See JobStore."""
+        """See ports.JobStore."""
         with self._lock:
-            mine = self._workers.get(worker)
-            if mine is None:
+            row = self._workers.get(worker)
+            if row is None:
                 return False
-            others = [row for row in self._workers.values() if row.id != worker and row.process.host == mine.process.host]
-            held_cpu, held_memory = sum(row.cpu for row in others), sum(row.memory_bytes for row in others)
-            smaller = cpu <= mine.cpu + 1e-9 and memory_bytes <= mine.memory_bytes
-            alone = held_cpu <= 1e-9 and held_memory == 0
-            fits = held_cpu + cpu <= total_cpu + 1e-9 and held_memory + memory_bytes <= total_memory_bytes
-            if smaller or alone or fits:
-                self._workers[worker] = _replace(mine, cpu=cpu, memory_bytes=memory_bytes)
-                return True
-            return False
+            others = [w for w in self._workers.values() if w.id != worker and w.process.host == row.process.host]
+            held_by_others = sum(other.cpu for other in others), sum(other.memory_bytes for other in others)
+            held, wanted = (row.cpu, row.memory_bytes), (cpu, memory_bytes)
+            if not may_hold(held, wanted, held_by_others, (total_cpu, total_memory_bytes)):
+                return False
+            self._workers[worker] = replace(row, cpu=cpu, memory_bytes=memory_bytes)
+            return True
 
 
-def _claim_of(row: _Row) -> Claim:
-    task = row.task
-    ref = AttemptRef(task.job, task.index, task.attempt)
-    return Claim(ref, row.token, WorkerId(task.worker), row.spec, task.tries, task.losses, task.memory_bytes)
-
-
-def _conforms(runs: MemoryRunStore, jobs: MemoryJobStore) -> tuple[RunStore, JobStore]:
-    return runs, jobs
+_RUN_STORE: RunStore = MemoryRunStore()
+_JOB_STORE: JobStore = MemoryJobStore()

@@ -9,6 +9,11 @@ from sparkles.errors import Conflict, LeaseLost, NotFound, RunBusy
 from sparkles.model import ProcessId, Run, RunState
 
 
+def run_exists(run_id: str) -> Conflict:
+    """The id is taken."""
+    return Conflict(f"run {run_id} exists already", "create run", run_id)
+
+
 def no_run(run_id: str) -> NotFound:
     """There is no such run."""
     return NotFound(f"there is no run {run_id}; `sparkles runs` lists them", "get run", run_id)

@@ -15,7 +15,6 @@ from sparkles import digest
 from sparkles.backends import messages
 from sparkles.backends.local.db import Database
 from sparkles.backends.local.sqlite_errors import damaged, translate
-from sparkles.errors import Conflict
 from sparkles.model import Digest, ProcessId, Run, RunId, RunState, Step, StepKey, StepState
 from sparkles.ports import RunStore
 
@@ -64,7 +63,7 @@ class SqliteRunStore:
         )
         sql = f"INSERT INTO runs ({_RUN}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING"
         if not self._db.run(sql, values):
-            raise Conflict(f"run {run.id} exists already", "create run", run.id)
+            raise messages.run_exists(run.id)
 
     def get_run(self, run_id: RunId) -> Run:
         """See ports.RunStore."""
