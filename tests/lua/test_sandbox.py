@@ -57,7 +57,8 @@ REFUSED = [
     ("require a zero byte", "require('a\\0b')", "expected letters"),
     ("require the host's files", "require('prelude')", "no module 'prelude'"),
     ("require the marshalling", "require('pack')", "no module 'pack'"),
-    ("resuming a strand", "local co = coroutine.running()\nassert(coroutine.wrap(function() return coroutine.resume(co) end)())", "cannot resume a strand"),
+    ("resuming a strand", "local co = coroutine.running()\n"
+     "assert(coroutine.wrap(function() return coroutine.resume(co) end)())", "cannot resume a strand"),
     ("closing a strand", "local co = coroutine.running()\ncoroutine.wrap(function() coroutine.close(co) end)()", "cannot close"),
     ("yielding to the host", "coroutine.yield({}, 'submit', 'w.lua:1', '')", "not inside a coroutine"),
     ("a huge text", "local s = ('x'):rep(1 << 40)", "memory|too large"),
