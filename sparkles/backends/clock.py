@@ -28,7 +28,7 @@ class SystemClock:
 class ManualClock:
     """Stands still until it is advanced. `sleep` advances it and returns at once; `slept` holds what was asked for, in order.
 
-    The wall clock can be set on its own, backwards too, as a machine's can; the monotonic one only ever advances.
+    The wall clock can be set back on its own, as a machine's can; the monotonic one only ever advances.
     """
 
     def __init__(self, now_ms: int = 1_700_000_000_000) -> None:
@@ -53,15 +53,15 @@ class ManualClock:
     def advance(self, seconds: float) -> None:
         """Lets time pass on both clocks. Raises ValueError for a negative time."""
         if seconds < 0:
-            raise ValueError(f"time cannot pass backwards: {seconds} s; set_now_ms moves the wall clock")
+            raise ValueError(f"time cannot pass backwards: {seconds} s; set_back moves the wall clock")
         with self._lock:
             self._now_ms += seconds * 1000.0
             self._monotonic += seconds
 
-    def set_now_ms(self, now_ms: int) -> None:
-        """Sets the wall clock, as an administrator or ntpd may; the monotonic clock does not notice."""
+    def set_back(self, seconds: float) -> None:
+        """Sets the wall clock back, as an administrator or ntpd may; the monotonic clock does not notice."""
         with self._lock:
-            self._now_ms = float(now_ms)
+            self._now_ms -= seconds * 1000.0
 
 
 _SYSTEM: Clock = SystemClock()
