@@ -24,7 +24,7 @@ from sparkles.model import RunId, RunState, StepState, TaskState
 from tests.support.engine import Crash, ScriptError, World, job
 
 
-@pytest.fixture()
+@pytest.fixture
 def world(tmp_path):
     return World(tmp_path)
 

@@ -1,0 +1,244 @@
+"""Signals, a frozen worker, a full disk, two drivers, a damaged or foreign state folder: said plainly, and nothing is lost."""
+
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.support.needs import small_disk
+from tests.support.site import Site
+
+pytestmark = pytest.mark.e2e
+
+SCRIPT = """
+local rows = {}
+for i = 1, 6 do rows[i] = {i = i} end
+local result = run(JobBuilder("slow"):setCommandTemplate([[
+  exec 9>"$TRACE/lock.$SPARKLES_TASK"
+  flock -n 9 || echo overlap >>"$TRACE/overlaps"
+  echo "$SPARKLES_TASK" >>"$TRACE/started"
+  sleep SECONDS 9>&9
+  echo "$SPARKLES_TASK" >>"$TRACE/ended"]]):createTasksFor(rows))
+writeText("done.txt", tostring(#result.tasks))
+"""
+
+
+def lines(site, name):
+    path = site.folder / "trace" / name
+    return path.read_text().split() if path.exists() else []
+
+
+def until(condition, what, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def site(tmp_path):
+    site = Site(tmp_path)
+    yield site
+    site.clear()
+
+
+def write(site, seconds=0.6, script=SCRIPT):
+    (site.folder / "workflow.lua").write_text(script.replace("SECONDS", str(seconds)))
+
+
+def start_and_wait_for_tasks(site, count=2):
+    process = site.start(site.command)
+    until(lambda: len(lines(site, "started")) >= count, "the start of tasks")
+    return process
+
+
+def finishes_well(site):
+    site.finish()
+    assert (site.folder / "done.txt").read_text() == "6"
+    assert lines(site, "overlaps") == []
+    until(lambda: site.processes() == [], "the end of every process")
+    assert site.query("SELECT state, count(*) FROM tasks GROUP BY state") == [("succeeded", 6)]
+
+
+def attempts(site):
+    return dict(site.query("SELECT idx, attempt FROM tasks"))
+
+
+def test_ctrl_c_lets_running_tasks_finish_and_a_resume_does_the_rest(site):
+    write(site)
+    process = start_and_wait_for_tasks(site)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 130, output.decode()
+    assert b"sparkles run workflow.lua" in output, "how to come back is said"
+    assert sorted(lines(site, "started")) == sorted(lines(site, "ended")), "what ran has finished"
+    assert 2 <= len(lines(site, "started")) < 6
+    assert site.processes() == []
+    ended = len(lines(site, "ended"))
+    finishes_well(site)
+    assert len(lines(site, "ended")) == 6
+    assert len(site.succeeded()) == 6
+    assert ended == 6 - (len(lines(site, "started")) - ended)
+
+
+def test_ctrl_c_twice_ends_running_tasks_which_keep_their_attempts(site):
+    write(site, seconds=20)
+    process = start_and_wait_for_tasks(site)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 130, output.decode()
+    assert time.monotonic() - began < 5
+    assert lines(site, "ended") == []
+    assert site.processes() == []
+    assert site.query("SELECT DISTINCT state, tries, losses FROM tasks") == [("pending", 0, 0)]
+    write(site, seconds=0.01)
+    site.finish()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_sigterm_and_sighup_end_the_driver_in_order(site, number, code):
+    write(site, seconds=0.8)
+    process = start_and_wait_for_tasks(site)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == code, output.decode()
+    until(lambda: site.processes() == [], "the end of every process")
+    ended = len(lines(site, "ended"))
+    assert ended == (0 if number == signal.SIGTERM else 2), "SIGTERM ends tasks, SIGHUP lets them finish"
+    assert site.query("SELECT count(*) FROM tasks WHERE state = 'claimed'") == [(0,)]
+    finishes_well(site)
+
+
+def test_a_frozen_worker_is_ended_and_replaced_after_its_lease(site):
+    write(site, seconds=0.5)
+    site.environ["SPARKLES_LOCAL_LEASE"] = "1.5"
+    process = start_and_wait_for_tasks(site)
+    (worker,) = site.workers()
+    os.kill(worker, signal.SIGSTOP)
+    output, _ = process.communicate(timeout=40)
+    assert process.returncode == 0, output.decode()
+    assert worker not in [pid for pid, _ in site.processes()]
+    assert lines(site, "overlaps") == []
+    assert (site.folder / "done.txt").read_text() == "6"
+
+
+def test_a_second_driver_of_the_same_run_is_refused_by_name(site):
+    write(site, seconds=1)
+    first = start_and_wait_for_tasks(site)
+    second = site.start(site.command)
+    output, _ = second.communicate(timeout=30)
+    assert second.returncode == 2
+    assert re.search(rf"driven by pid {first.pid} on host ", output.decode()), output.decode()
+    output, _ = first.communicate(timeout=30)
+    assert first.returncode == 0, output.decode()
+
+
+def test_two_runs_side_by_side_do_not_over_commit(site):
+    write(site, seconds=0.3, script=SCRIPT.replace('JobBuilder("slow")', 'JobBuilder("slow"):setCache(false)'))
+    both = [site.start([*site.command, "--new"]) for _ in range(2)]
+    most = 0
+    while any(process.poll() is None for process in both):
+        running = len([1 for _, line in site.processes() if line.startswith("sleep")])
+        most = max(most, running)
+        time.sleep(0.02)
+    assert [process.communicate()[0] and process.returncode for process in both] == [0, 0]
+    assert most <= 2, "the machine has two cores by its settings"
+    assert len(lines(site, "ended")) == 12
+
+
+def test_a_full_disk_is_named_and_nothing_is_lost(tmp_path):
+    with small_disk(tmp_path / "disk", 3_000_000) as disk:
+        site = Site(disk)
+        try:
+            write(site, seconds=0.2)
+            process = start_and_wait_for_tasks(site)
+            with open(disk / "ballast", "wb") as ballast:
+                try:
+                    while True:
+                        ballast.write(b"x" * 65536)
+                        ballast.flush()
+                except OSError:
+                    pass
+            output, _ = process.communicate(timeout=60)
+            assert process.returncode in (1, 3), output.decode()
+            assert "space" in output.decode()
+            assert "Traceback" not in output.decode()
+            before = site.succeeded()
+            (disk / "ballast").unlink()
+            until(lambda: site.processes() == [], "the end of every process")
+            site.finish()
+            assert (disk / "done.txt").read_text() == "6"
+            assert before <= site.succeeded()
+        finally:
+            site.clear()
+
+
+def run(site, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "sparkles", *arguments],
+        cwd=site.folder,
+        env=site.environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_a_database_of_a_newer_version_is_refused_by_name(site):
+    write(site, seconds=0.01)
+    site.finish()
+    connection = sqlite3.connect(site.folder / ".sparkles" / "sparkles.db")
+    newest = connection.execute("PRAGMA user_version").fetchone()[0]
+    connection.execute(f"PRAGMA user_version = {newest + 1}")
+    try:
+        connection.execute("INSERT INTO migrations SELECT number + 100, 'from the future', * FROM (SELECT 0) LIMIT 0")
+    except sqlite3.OperationalError:
+        pass
+    connection.close()
+    done = run(site, "run", "workflow.lua")
+    assert done.returncode == 3
+    assert "newer" in done.stderr
+
+
+def test_a_damaged_database_is_named_with_the_way_to_the_backup(site):
+    write(site, seconds=0.01)
+    site.finish()
+    assert run(site, "doctor").returncode == 0
+    database = site.folder / ".sparkles" / "sparkles.db"
+    for suffix in ("-wal", "-shm"):
+        database.with_name(database.name + suffix).unlink(missing_ok=True)
+    database.write_bytes(b"not a database at all" * 500)
+    done = run(site, "runs")
+    assert done.returncode == 3
+    assert "damaged" in done.stderr
+    assert "backup" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_read_only_state_folder_is_named(tmp_path):
+    with small_disk(tmp_path / "disk", 3_000_000) as disk:
+        site = Site(disk)
+        write(site, seconds=0.01)
+        site.finish()
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        done = run(site, "run", "workflow.lua", "--new")
+        assert done.returncode == 3, done.stderr
+        assert str(disk / ".sparkles") in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_an_input_that_is_a_folder_is_refused_at_the_authors_line(site):
+    (site.folder / "folder").mkdir()
+    write(site, script='log("x")\nrun(JobBuilder("a"):setCommandTemplate("true")\n  :addFiles("folder"))\n')
+    done = run(site, "run", "workflow.lua")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: workflow.lua:3: ") or "workflow.lua:3: " in done.stderr
+    assert site.query("SELECT count(*) FROM jobs") == [(0,)]

@@ -1,0 +1,82 @@
+"""A project folder with real processes in it, for end-to-end tests of kills, signals and full disks."""
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+
+class Site:
+    """A project folder, its processes (found by a variable of their environment) and what its tasks saw."""
+
+    def __init__(self, folder, files=()):
+        """`files` are copied into the project folder."""
+        self.folder = folder
+        self.command = [sys.executable, "-m", "sparkles", "run", "workflow.lua"]
+        self.mark = f"SPARKLES_KILL_TEST={uuid.uuid4().hex}"
+        for file in files:
+            shutil.copy(file, folder / file.name)
+        (folder / "trace").mkdir()
+        (folder / ".sparkles").mkdir()
+        name, _, value = self.mark.partition("=")
+        self.environ = {**os.environ, name: value, "TRACE": str(folder / "trace"), "SPARKLES_LOCAL_CPU": "2"}
+
+    def start(self, command):
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=self.environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    def finish(self):
+        """Resumes until the run has ended well; returns what it printed."""
+        process = self.start(self.command)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 0, output.decode()
+        return output.decode()
+
+    def processes(self):
+        found = []
+        for entry in os.listdir("/proc"):
+            if entry.isdigit() and int(entry) != os.getpid():
+                try:
+                    environ = Path(f"/proc/{entry}/environ").read_bytes()
+                    state = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[0]
+                except OSError:
+                    continue
+                if self.mark.encode() in environ and state != "Z":
+                    found.append((int(entry), Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ").decode()))
+        return found
+
+    def workers(self):
+        return [pid for pid, line in self.processes() if "worker_process.py" in line]
+
+    def query(self, sql):
+        database = self.folder / ".sparkles" / "sparkles.db"
+        if not database.exists():
+            return []
+        connection = sqlite3.connect(database)
+        try:
+            return connection.execute(sql).fetchall()
+        except sqlite3.OperationalError:
+            return []  # killed before the first migration
+        finally:
+            connection.close()
+
+    def succeeded(self):
+        return set(self.query("SELECT job, idx, attempt FROM tasks WHERE state = 'succeeded'"))
+
+    def clear(self):
+        """Ends whatever is left of this site's processes."""
+        for pid, _ in self.processes():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
