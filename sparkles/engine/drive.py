@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 
 from sparkles.engine.commands import Ended, Program
-from sparkles.engine.events import Noticed, Report, RunOpened
+from sparkles.engine.events import Noticed, Report, RunEnded, RunOpened
 from sparkles.engine.session import Options, Ports, Session, pool_of
 from sparkles.engine.strands import run_strands, sleep_until_due
 from sparkles.errors import BackendError, JobFailed, LeaseLost, RunCancelled, RunFailed, SparklesError, WorkflowError
@@ -116,6 +116,8 @@ def drive(
         if failure is None:
             ports.fleet.drain(pool_of(run.id))
             ports.runs.end_run(run.id, driver, RunState.SUCCEEDED, "", ports.clock.now_ms())
+            performed = session.journal.performed
+            report(RunEnded(performed=performed, reused=max(session.journal.asked - performed, 0)))
             return
         _leave(session, run, ports, report, interrupts)
         ports.runs.end_run(run.id, driver, RunState.FAILED, str(failure), ports.clock.now_ms())
@@ -160,4 +162,3 @@ def _as_error(ended: Ended) -> SparklesError | None:
         failed = tuple(int(index) for index in error.fields.get("failed") or ())
         return JobFailed(error.message, str(error.fields.get("job", "")), failed, ended.position)
     return RunFailed(error.message, ended.position, ended.traceback)
-

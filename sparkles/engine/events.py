@@ -53,18 +53,11 @@ class Progressed(Event, frozen=True, kw_only=True):
     awaited: bool = True
 
 
-class StepPerformed(Event, frozen=True, kw_only=True):
-    """A step was carried out and recorded."""
+class RunEnded(Event, frozen=True, kw_only=True):
+    """The script has ended well: how many steps were carried out now, and how many were answered from the record."""
 
-    kind: str
-    position: str
-
-
-class StepReused(Event, frozen=True, kw_only=True):
-    """A step was answered from the record."""
-
-    kind: str
-    position: str
+    performed: int
+    reused: int
 
 
 Report = Callable[[Event], None]

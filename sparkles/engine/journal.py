@@ -33,7 +33,7 @@ class Journal:
         self._occurrences: dict[tuple[str, str, str], int] = {}
         self._digests: dict[str, Digest] = {}
         self._started_at_ms: dict[StepKey, int] = {}
-        self.reused = 0
+        self.asked = 0
         self.performed = 0
 
     @property
@@ -43,6 +43,7 @@ class Journal:
 
     def ask(self, strand: str, kind: str, arguments: Json, position: str) -> Asking:
         """Looks up what is recorded for the strand's next asking of this kind and these arguments."""
+        self.asked += 1
         parts = digest.canonical(arguments)
         if len(parts) <= 64:
             of_parts = self._digests.get(parts)

@@ -1,0 +1,329 @@
+"""Shows what happens while a command works: one line per job that is waited for, log lines above. With render.py the only place that prints.
+
+On a terminal the lines are redrawn in place by rich, which is imported only once something has been waited for; elsewhere a plain line
+is written now and then. Surprise: it never raises. Whoever reads may leave; the work goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from sparkles.cli import render
+from sparkles.engine.events import Event, Logged, Noticed, Progressed, RunEnded, RunOpened, Submitted
+from sparkles.model import Counts
+
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.text import Text
+
+FRAME_S = 0.1
+"""Redraws are no closer together than this."""
+
+PATIENCE_S = 0.2
+"""What is over sooner than this gets no bar: it would only flicker."""
+
+PLAIN_S = 10.0
+PLAIN_SHARE = 0.1
+PLAIN_LEAST_S = 1.0
+"""Where lines cannot be redrawn: one after 10 s, or after a tenth of the job, but no more than one a second."""
+
+_WINDOW_S = 30.0
+_BAR = 30
+
+Segment = tuple[str, str]
+"""A piece of a line and its style as rich calls it."""
+
+
+class Gauge:
+    """What is known of one job, and how fast it goes."""
+
+    def __init__(self, job: str, now: float) -> None:
+        self.job = job
+        self.counts = Counts()
+        self.began = now
+        self.ended_before = -1
+        self.said_at, self.said_ended = now, 0
+        self._samples: deque[tuple[float, int]] = deque()
+
+    def take(self, counts: Counts, now: float) -> None:
+        """The job as it stands now."""
+        if self.ended_before < 0 or counts.ended < self.counts.ended:
+            self.ended_before = counts.ended  # first sight, or tasks were reset
+            self._samples.clear()
+        self.counts = counts
+        samples = self._samples
+        if not samples or now - samples[-1][0] >= 0.5:
+            samples.append((now, counts.ended))
+            while len(samples) > 2 and now - samples[0][0] > _WINDOW_S:
+                samples.popleft()
+
+    def rate(self, now: float) -> float:
+        """Ended tasks a second over the last half minute; 0.0 while there is nothing to tell from."""
+        if not self._samples:
+            return 0.0
+        then, ended = self._samples[0]
+        return (self.counts.ended - ended) / (now - then) if now > then else 0.0
+
+    def left_s(self, now: float) -> float | None:
+        """How long it may still take, in seconds."""
+        rate = self.rate(now)
+        return (self.counts.total - self.counts.ended) / rate if rate > 0 else None
+
+
+def words(gauge: Gauge, now: float) -> list[Segment]:
+    """Counts, rate and time to go, the most important first."""
+    counts = gauge.counts
+    parts: list[Segment] = [(f"{counts.ended}/{counts.total}", "")]
+    if counts.failed:
+        parts.append((f"{counts.failed} failed", "red"))
+    if counts.cancelled:
+        parts.append((f"{counts.cancelled} cancelled", "yellow"))
+    if counts.claimed:
+        parts.append((f"{counts.claimed} running", "cyan"))
+    left = gauge.left_s(now)
+    if left is not None:
+        parts.append((f"{render.duration(left)} to go", ""))
+    rate = gauge.rate(now)
+    if rate > 0:
+        parts.append((f"{rate:.1f}/s" if rate >= 1 else f"{rate * 60:.1f}/min", "dim"))
+    return parts
+
+
+def bar_line(gauge: Gauge, now: float, width: int, full: str = "█", empty: str = "░") -> list[Segment]:
+    """One line of at most `width` columns: id, bar, words. What does not fit is left out from the end; the bar shrinks first."""
+    parts = words(gauge, now)
+    name = gauge.job if len(gauge.job) <= max(width // 3, 12) else gauge.job[: max(width // 3, 12) - 2] + ".."
+
+    def used() -> int:
+        return len(name) + sum(len(text) + 2 for text, _ in parts)
+
+    while len(parts) > 1 and used() > width:
+        parts.pop()
+    line: list[Segment] = [(name, "bold")]
+    room = min(_BAR, width - used() - 2)
+    if room >= 5:
+        counts = gauge.counts
+        done = room * counts.ended // max(counts.total, 1)
+        bad = -(-done * (counts.failed + counts.cancelled) // max(counts.ended, 1))
+        line += [("  ", ""), (full * (done - bad), "green"), (full * bad, "red"), (empty * (room - done), "dim")]
+    for part in parts:
+        line += [("  ", ""), part]
+    rest = width
+    cut: list[Segment] = []
+    for text, style in line:
+        if rest > 0 and text:
+            cut.append((text[:rest], style))
+            rest -= len(text)
+    return cut
+
+
+def summary(gauge: Gauge, now: float) -> str:
+    """The line that a job leaves when it has ended."""
+    counts = gauge.counts
+    if counts.succeeded == counts.total:
+        how = f"{render.plural(counts.total, 'task')} succeeded"
+    else:
+        shown = (("succeeded", counts.succeeded), ("failed", counts.failed), ("cancelled", counts.cancelled))
+        how = ", ".join(f"{count} {word}" for word, count in shown if count)
+    reused = f", {counts.reused} of them reused" if counts.reused else ""
+    return f"{gauge.job}: {how}{reused}; {render.duration(now - gauge.began)}"
+
+
+class Progress:
+    """The `report` of a run: called with each event."""
+
+    def __init__(self, *, quiet: bool = False, logs_to_stderr: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+        """`quiet`: log lines only. `logs_to_stderr`: standard output is kept for something else (`--json`)."""
+        self._quiet, self._logs_to_stderr, self._clock = quiet, logs_to_stderr, clock
+        self._terminal = render.is_terminal(sys.stderr)
+        self._gauges: dict[str, Gauge] = {}
+        self._over: set[str] = set()
+        self._live: Live | None = None
+        self._drawn_at = 0.0
+        self._interrupts: list[str] = []
+        self._gone: set[int] = set()
+        self.began = clock()
+        self.run = ""
+        self.ended: RunEnded | None = None
+        self.reused: dict[str, int] = {}
+        self.tasks_run: dict[str, int] = {}
+
+    def __call__(self, event: Event) -> None:
+        """Shows an event; never raises for a reader that is gone."""
+        if self._interrupts and self._live is not None:
+            self._stop()
+        match event:
+            case Progressed():
+                self._progressed(event)
+            case Logged():
+                self._logged(event.text)
+            case Noticed():
+                self.say(event.text)
+            case Submitted():
+                self._submitted(event)
+            case RunOpened():
+                self.run = event.run
+                if event.resumed:
+                    self.say(f"run {event.run} goes on: {render.plural(event.steps, 'step')} recorded", "dim")
+                else:
+                    self.say(f"run {event.run}", "dim")
+            case RunEnded():
+                self.ended = event
+
+    def say(self, text: str, style: str = "") -> None:
+        """A line of talk, above the bars."""
+        if self._quiet:
+            return
+        if self._live is not None:
+            from rich.text import Text
+
+            self._live.console.print(Text(text, style=style), soft_wrap=True)
+        else:
+            self._write(2, lambda: render.say(text, style))
+
+    def interrupted(self, text: str) -> None:
+        """Called by a signal handler: the text is written at once where nothing is being drawn, else with the next event or at the end."""
+        if self._live is not None:
+            self._interrupts.append(text)
+        else:
+            try:
+                os.write(2, f"{text}\n".encode())
+            except OSError:
+                pass  # nobody reads it
+
+    def close(self) -> None:
+        """Removes the bars; what was said stays."""
+        self._stop()
+
+    # Events
+
+    def _logged(self, text: str) -> None:
+        if self._live is not None and sys.stdout.isatty():
+            from rich.text import Text
+
+            self._live.console.print(Text.from_ansi(text), soft_wrap=True)
+        elif self._logs_to_stderr:
+            self._write(2, lambda: render.say(text))
+        else:
+            self._write(1, lambda: (render.line(text), sys.stdout.flush()))
+
+    def _submitted(self, event: Submitted) -> None:
+        self.reused[event.job] = event.reused
+        self.tasks_run.setdefault(event.job, 0)
+        self._over.discard(event.job)
+        gauge = Gauge(event.job, self._clock())
+        gauge.ended_before = event.reused
+        gauge.said_ended = event.reused
+        self._gauges[event.job] = gauge
+        if event.reused:
+            which = "all" if event.reused == event.count else f"{event.reused} of"
+            self.say(f"{event.job}: {which} {render.plural(event.count, 'task')} reused; --no-cache runs them again")
+            if event.reused == event.count:
+                self._over.add(event.job)
+        elif not self._terminal:
+            self.say(f"{event.job}: {render.plural(event.count, 'task')}")
+
+    def _progressed(self, event: Progressed) -> None:
+        now = self._clock()
+        counts = event.counts
+        gauge = self._gauges.get(event.job)
+        first = gauge is None or gauge.counts.total == 0
+        if gauge is None:
+            gauge = self._gauges[event.job] = Gauge(event.job, now)
+        if event.job in self._over:
+            if counts.done:
+                return
+            self._over.discard(event.job)
+        gauge.take(counts, now)
+        self.tasks_run[event.job] = max(counts.ended - gauge.ended_before, 0)
+        if counts.done:
+            self._over.add(event.job)
+            del self._gauges[event.job]
+            style = "red" if counts.failed else "yellow" if counts.cancelled else "green"
+            self.say(summary(gauge, now), style)
+            if not any(each not in self._over for each in self._gauges):
+                self._stop()
+        elif self._quiet:
+            return
+        elif self._terminal:
+            self._draw(now, gauge)
+        elif (first and event.job not in self.reused) or self._plain_is_due(gauge, now):
+            gauge.said_at, gauge.said_ended = now, counts.ended
+            self.say(f"{gauge.job}: " + ", ".join(text for text, _ in words(gauge, now)))
+
+    def _plain_is_due(self, gauge: Gauge, now: float) -> bool:
+        since = now - gauge.said_at
+        more = gauge.counts.ended - gauge.said_ended
+        return since >= PLAIN_S or (since >= PLAIN_LEAST_S and more >= max(gauge.counts.total * PLAIN_SHARE, 1))
+
+    # Drawing
+
+    def _draw(self, now: float, gauge: Gauge) -> None:
+        if self._live is None:
+            if now - gauge.began < PATIENCE_S or self._interrupts:
+                return
+            self._start()
+        elif now - self._drawn_at < FRAME_S:
+            return
+        self._drawn_at = now
+        if self._live is not None:
+            try:
+                self._live.update(self._frame(now), refresh=True)
+            except OSError:
+                self._live, self._quiet = None, True  # the terminal is gone
+
+    def _start(self) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        self._live = Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False)
+        sys.stdout.flush()
+        self._live.start()
+
+    def _frame(self, now: float) -> Text:
+        from rich.text import Text
+
+        assert self._live is not None
+        console = self._live.console
+        utf_8 = console.encoding.lower().startswith("utf")
+        gauges = [each for each in self._gauges.values() if each.counts.total and each.job not in self._over]
+        most = max(console.height - 2, 1)
+        frame = Text(no_wrap=True, overflow="crop", end="")
+        shown = gauges if len(gauges) <= most else gauges[: most - 1]
+        for number, gauge in enumerate(shown):
+            if number:
+                frame.append("\n")
+            for text, style in bar_line(gauge, now, console.width - 1, *(() if utf_8 else ("#", "."))):
+                frame.append(text, style=style)
+        if len(shown) < len(gauges):
+            frame.append(f"\nand {len(gauges) - len(shown)} more jobs", style="dim")
+        return frame
+
+    def _stop(self) -> None:
+        if self._live is not None:
+            try:
+                self._live.stop()
+            except OSError:
+                self._quiet = True
+            self._live = None
+        for text in self._interrupts:
+            self.say(text)
+        self._interrupts.clear()
+
+    def _write(self, descriptor: int, write: Callable[[], object]) -> None:
+        if descriptor in self._gone:
+            return
+        try:
+            write()
+        except BrokenPipeError:
+            self._gone.add(descriptor)
+            if descriptor == 1:
+                render.close_stdout()
+        except OSError:
+            self._gone.add(descriptor)  # a terminal that hung up
