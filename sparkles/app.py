@@ -21,6 +21,7 @@ from sparkles.config import Settings
 from sparkles.engine.drive import Interrupts, drive
 from sparkles.engine.events import Noticed, Report
 from sparkles.engine.session import Options, Ports, Session
+from sparkles.engine.submitting import Defaults
 from sparkles.errors import UsageError
 from sparkles.model import ProcessId, Run, RunId, RunState
 from sparkles.suggest import did_you_mean
@@ -117,7 +118,13 @@ class App:
         from sparkles.engine.submitting import Submitter
 
         files = RunFiles(self.settings.root, self.settings.state, self.blobs)
-        return Submitter(self.jobs, self.blobs, self.fleet if serve else None, self.notifier, self.clock, files, report)
+        return Submitter(
+            self.jobs, self.blobs, self.fleet if serve else None, self.notifier, self.clock, files, report, self._defaults()
+        )
+
+    def _defaults(self) -> Defaults:
+        settings = self.settings
+        return Defaults(settings.default_cpu, settings.default_memory_bytes, settings.default_timeout_s)
 
     def close(self) -> None:
         """Leaves no pipe and no connection behind; what was not opened is not opened for it."""
@@ -205,7 +212,9 @@ class App:
             state = liveness(process)
             if state != "elsewhere":
                 return state == "dead"
-            report(Noticed(text=f"run {run_id} was driven on host {process.host}; watching its heartbeat for {STALE_OWNER_S:g} s"))
+            report(
+                Noticed(text=f"run {run_id} was driven on host {process.host}; watching its heartbeat for {STALE_OWNER_S:g} s")
+            )
             return self._stands_still(run_id)
 
         return is_dead
@@ -241,6 +250,7 @@ class App:
             cache=cache,
             frozen=frozen,
             keep_failed=keep_failed,
+            defaults=self._defaults(),
         )
         jobs = self.jobs
 

@@ -19,7 +19,7 @@ from sparkles.engine.monitor import WaitSteps, failure_sentence
 from sparkles.engine.reading import FileSteps
 from sparkles.engine.shelling import ShellSteps
 from sparkles.engine.small import SmallSteps
-from sparkles.engine.submitting import Submitter, SubmitSteps
+from sparkles.engine.submitting import Defaults, SubmitSteps, Submitter
 from sparkles.errors import BackendError, InternalError
 from sparkles.model import Run
 from sparkles.ports import Blobs, Clock, Fleet, JobStore, Notifier, RunStore
@@ -29,9 +29,7 @@ from sparkles.states import job_state
 class Ports:
     """The backends of one installation, as `app` wires them."""
 
-    def __init__(
-        self, *, runs: RunStore, jobs: JobStore, blobs: Blobs, fleet: Fleet, notifier: Notifier, clock: Clock
-    ) -> None:
+    def __init__(self, *, runs: RunStore, jobs: JobStore, blobs: Blobs, fleet: Fleet, notifier: Notifier, clock: Clock) -> None:
         self.runs = runs
         self.jobs = jobs
         self.blobs = blobs
@@ -44,7 +42,15 @@ class Options:
     """How a run is to be executed; all of it can differ from one execution to the next."""
 
     def __init__(
-        self, *, root: Path, state: Path, environ: Mapping[str, str], cache: bool = True, frozen: bool = False, keep_failed: bool = False
+        self,
+        *,
+        root: Path,
+        state: Path,
+        environ: Mapping[str, str],
+        cache: bool = True,
+        frozen: bool = False,
+        keep_failed: bool = False,
+        defaults: Defaults | None = None,
     ) -> None:
         """`root` is where relative paths start, `state` the state folder, `environ` what `shell` commands inherit."""
         self.root = root
@@ -53,6 +59,7 @@ class Options:
         self.cache = cache
         self.frozen = frozen
         self.keep_failed = keep_failed
+        self.defaults = defaults or Defaults()
 
 
 def pool_of(run: str) -> str:
@@ -78,7 +85,9 @@ class Session:
         if earlier:
             # Served again only once the script has asked for them again: an edit may have dropped them.
             ports.jobs.set_held([job.id for job in earlier if not ports.jobs.count_tasks(job.id).done], True)
-        submitter = Submitter(ports.jobs, ports.blobs, ports.fleet, ports.notifier, ports.clock, files, report)
+        submitter = Submitter(
+            ports.jobs, ports.blobs, ports.fleet, ports.notifier, ports.clock, files, report, options.defaults
+        )
         reading = FileSteps(files, ports.blobs, self.journal, report, frozen=options.frozen)
         small = SmallSteps(self.journal, ports.clock, report)
         fetching = FetchSteps(ports.jobs, ports.blobs, files, self.journal)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
+
 from sparkles import digest
 from sparkles.engine import jobs
 from sparkles.engine.commands import Answer, Done, JobDraft, Raised, StepError, Submit
@@ -18,6 +20,25 @@ from sparkles.engine.journal import Journal
 from sparkles.errors import NotFound, UsageError, WorkflowError
 from sparkles.model import Attempt, Digest, Job, JobId, NewTask, StepState, TaskSpec
 from sparkles.ports import Blobs, Clock, Fleet, JobStore, Notifier
+
+
+class Defaults(msgspec.Struct, frozen=True):
+    """What a job gets where its author said nothing: cpu in cores, memory in bytes, time in seconds; None: the built-in value."""
+
+    cpu: float | None = None
+    memory_bytes: int | None = None
+    timeout_s: float | None = None
+
+    def fill(self, draft: JobDraft) -> JobDraft:
+        """The draft with these values where it has none."""
+        resources = draft.resources
+        if self.cpu is not None and resources.cpu is None:
+            resources = msgspec.structs.replace(resources, cpu=self.cpu)
+        if self.memory_bytes is not None and resources.memory is None:
+            resources = msgspec.structs.replace(resources, memory=self.memory_bytes)
+        timeout_s = self.timeout_s if draft.timeout_s is None else draft.timeout_s
+        return msgspec.structs.replace(draft, resources=resources, timeout_s=timeout_s)
+
 
 CLUSTER_ONLY = ("image", "zones", "provisioning", "pod_template")
 
@@ -34,7 +55,9 @@ class Submitter:
         clock: Clock,
         files: RunFiles,
         report: Report,
+        defaults: Defaults,
     ) -> None:
+        """`fleet` None: jobs are stored and no worker is started for them."""
         self._jobs = jobs
         self._blobs = blobs
         self._fleet = fleet
@@ -42,11 +65,12 @@ class Submitter:
         self._clock = clock
         self._files = files
         self._report = report
+        self._defaults = defaults
         self._noticed: set[str] = set()
 
     def build(self, draft: JobDraft) -> jobs.BuiltJob:
         """The job as values; inputs are hashed and stored. Says once what the local backend will ignore."""
-        built = jobs.build(draft, self._files)
+        built = jobs.build(self._defaults.fill(draft), self._files)
         ignored = [field for field in CLUSTER_ONLY if getattr(built.spec, field) and field not in self._noticed]
         if ignored:
             self._noticed.update(ignored)
