@@ -139,7 +139,7 @@ class Progress:
 
     def __init__(self, *, quiet: bool = False, logs_to_stderr: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         """`quiet`: log lines only. `logs_to_stderr`: standard output is kept for something else (`--json`)."""
-        self._quiet, self._logs_to_stderr, self._clock = quiet, logs_to_stderr, clock
+        self._quiet, self._logs_to_stderr, self.clock = quiet, logs_to_stderr, clock
         self._terminal = render.is_terminal(sys.stderr)
         self._gauges: dict[str, Gauge] = {}
         self._over: set[str] = set()
@@ -210,13 +210,13 @@ class Progress:
         elif self._logs_to_stderr:
             self._write(2, lambda: render.say(text))
         else:
-            self._write(1, lambda: (render.line(text), sys.stdout.flush()))
+            self._write(1, lambda: render.data(text.encode(sys.stdout.encoding, sys.stdout.errors or "replace") + b"\n"))
 
     def _submitted(self, event: Submitted) -> None:
         self.reused[event.job] = event.reused
         self.tasks_run.setdefault(event.job, 0)
         self._over.discard(event.job)
-        gauge = Gauge(event.job, self._clock())
+        gauge = Gauge(event.job, self.clock())
         gauge.ended_before = event.reused
         gauge.said_ended = event.reused
         self._gauges[event.job] = gauge
@@ -229,7 +229,7 @@ class Progress:
             self.say(f"{event.job}: {render.plural(event.count, 'task')}")
 
     def _progressed(self, event: Progressed) -> None:
-        now = self._clock()
+        now = self.clock()
         counts = event.counts
         gauge = self._gauges.get(event.job)
         first = gauge is None or gauge.counts.total == 0

@@ -1,0 +1,199 @@
+"""`run` and `resume`: executes a script, shows what happens, and ends by saying how to go on."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sparkles.cli import render
+from sparkles.cli.arguments import RUN, WORKFLOW, pairs, run_options
+from sparkles.errors import JobFailed, NotFound, RunBusy, RunCancelled, RunError, SparklesError, UsageError
+
+if TYPE_CHECKING:
+    from sparkles.app import App
+    from sparkles.cli.main import Invocation
+    from sparkles.cli.progress import Progress
+    from sparkles.engine.drive import Interrupts
+
+TAIL_LINES = 20
+
+
+@click.command(epilog="Example:  sparkles run examples/csv_submit.lua -p alpha=0.5")
+@click.argument("workflow", type=WORKFLOW)
+@click.option("-p", "--param", "params", metavar="KEY=VALUE", multiple=True, callback=pairs, help="A parameter of the script.")
+@click.option("--new", is_flag=True, help="Begin another run, whatever is unfinished.")
+@run_options
+@click.pass_obj
+def run(invocation: Invocation, /, workflow: str, params: dict[str, str], new: bool, as_json: bool, quiet: bool, **how: bool) -> None:
+    """Runs a workflow, or goes on with the unfinished run of it.
+
+    WORKFLOW is a .lua file or the name of a ready one. The newest unfinished run of the same workflow and parameters is resumed: what
+    is done is answered from the record.
+    """
+    words = ["sparkles", *_state_option(invocation), "run", workflow]
+    words += [word for key, value in params.items() for word in ("-p", f"{key}={value}")]
+
+    def execute(app: App, progress: Progress, interrupts: Interrupts) -> str:
+        return app.run_workflow(workflow, params, report=progress, interrupts=interrupts, new=new, **_options(how))
+
+    _execute(invocation, execute, shlex.join(words), quiet=quiet, as_json=as_json)
+
+
+@click.command(epilog="Example:  sparkles resume r-7f3a")
+@click.argument("run_word", metavar="RUN", type=RUN)
+@run_options
+@click.pass_obj
+def resume(invocation: Invocation, /, run_word: str, as_json: bool, quiet: bool, **how: bool) -> None:
+    """Goes on with an unfinished run.
+
+    RUN is a run's id, the beginning of one, or LAST.
+    """
+    from sparkles.engine import selecting
+
+    run_id = selecting.run(invocation.app.runs, run_word).id
+
+    def execute(app: App, progress: Progress, interrupts: Interrupts) -> str:
+        app.resume_run(run_id, report=progress, interrupts=interrupts, **_options(how))
+        return run_id
+
+    again = shlex.join(["sparkles", *_state_option(invocation), "resume", run_id])
+    _execute(invocation, execute, again, quiet=quiet, as_json=as_json)
+
+
+def _state_option(invocation: Invocation) -> list[str]:
+    found = ["--state", invocation.state] if invocation.state else []
+    return [*found, *(["--profile", invocation.profile] if invocation.profile else [])]
+
+
+def _options(how: dict[str, bool]) -> dict[str, Any]:
+    return {"cache": not how["no_cache"], "frozen": how["frozen"], "keep_failed": how["keep_failed"]}
+
+
+def _execute(
+    invocation: Invocation,
+    execute: Callable[[App, Progress, Interrupts], str],
+    again: str,
+    *,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Drives to the end and tells it; `again` is the command that goes on."""
+    from sparkles.app import interrupts_from_signals
+    from sparkles.cli.progress import Progress
+
+    app = invocation.app
+    progress = Progress(quiet=quiet, logs_to_stderr=as_json)
+
+    def first() -> None:
+        progress.interrupted(f"Ctrl-C: no new tasks are started; resume with: {again}")
+
+    def second() -> None:
+        progress.interrupted("Ctrl-C again: running tasks are ended; they run again on resume")
+
+    try:
+        with interrupts_from_signals(first, second) as interrupts:
+            execute(app, progress, interrupts)
+    except SparklesError as error:
+        progress.close()
+        if as_json and progress.run:
+            render.json_line(_outcome(app, progress, "error", str(error)))
+        _add_notes(app, error, again, progress.run)
+        raise
+    finally:
+        progress.close()
+    tell_end(progress)
+    if as_json:
+        render.json_line(_outcome(app, progress, "succeeded", None))
+
+
+def tell_end(progress: Progress) -> None:
+    """One line of talk: run, steps, tasks, time."""
+    ended = progress.ended
+    if ended is None:
+        return
+    steps = _performed(ended.performed, ended.reused, "step")
+    tasks = _performed(sum(progress.tasks_run.values()), sum(progress.reused.values()), "task")
+    both = [steps] + ([tasks] if tasks else [])
+    seconds = render.duration(progress.clock() - progress.began)
+    progress.say(f"run {progress.run} succeeded: {'; '.join(both)}; {seconds}", "dim")
+
+
+def _performed(done: int, reused: int, noun: str) -> str:
+    if not reused:
+        return f"{render.plural(done, noun)} run" if done or noun == "step" else ""
+    return f"{render.plural(done, noun)} run, {reused} reused" if done else f"{render.plural(reused, noun)}, all reused"
+
+
+def _outcome(app: App, progress: Progress, state: str, error: str | None) -> dict[str, Any]:
+    from sparkles.model import RunId
+
+    if state != "succeeded":
+        state = str(app.runs.get_run(RunId(progress.run)).state)
+    ended = progress.ended
+    return {
+        "run": progress.run,
+        "state": state,
+        "error": error,
+        "steps": {"performed": ended.performed, "reused": ended.reused} if ended is not None else None,
+        "tasks": {"run": sum(progress.tasks_run.values()), "reused": sum(progress.reused.values())},
+        "seconds": round(progress.clock() - progress.began, 3),
+    }
+
+
+def _add_notes(app: App, error: SparklesError, again: str, run: str) -> None:
+    """What a user needs after a run that did not end well: the task that failed, and how to go on."""
+    if isinstance(error, RunBusy):
+        return
+    if isinstance(error, JobFailed) and error.job and error.failed:
+        for text in failure_notes(app, error.job, error.failed[0]):
+            error.add_note(text)
+    trace = getattr(error, "traceback", "")
+    if trace.count("\n"):
+        error.add_note("\n".join(f"  {each.strip()}" for each in trace.splitlines()))
+    if isinstance(error, RunCancelled):
+        if error.signal == signal.SIGHUP:
+            error.add_note("the terminal is gone: running tasks are finished and recorded")
+        error.add_note(f"resume with: {again}")
+    elif isinstance(error, RunError):
+        error.add_note(f"run {run} can go on, failed tasks are tried again: {again}")
+    elif run and isinstance(error, UsageError):
+        error.add_note(f"what is done is kept; mend it and run again: {again}")
+
+
+def failure_notes(app: App, job_id: str, index: int) -> list[str]:
+    """A failed task: command, parameters, how it ended, its last log lines, and where to see more."""
+    try:
+        task = app.jobs.get_task(job_id, index)
+        spec = app.jobs.get_spec(job_id, index)
+    except NotFound:
+        return []
+    how = [f"class {task.failure}" if task.failure else str(task.state)]
+    if task.exit_code is not None:
+        how.append(f"exit code {task.exit_code}")
+    how.append(f"attempt {task.attempt}")
+    notes = [f"task {job_id}/{index} failed: {', '.join(how)}"]
+    if task.reason:
+        notes.append(f"  reason   {render.clean(task.reason, 500)}")
+    notes.append(f"  command  {render.command(spec.command, 500)}")
+    if spec.params:
+        notes.append(f"  params   {render.params(spec.params, 500)}")
+    lines = last_lines(app, job_id, index, task.attempt, TAIL_LINES)
+    notes += [f"  | {each}" for each in lines] or ["  it wrote nothing"]
+    notes.append(f"more: sparkles logs {job_id}/{index}")
+    return notes
+
+
+def last_lines(app: App, job_id: str, index: int, attempt: int, count: int) -> list[str]:
+    """The end of an attempt's log: from its file, or where that is gone from its record."""
+    from sparkles.model import AttemptRef
+
+    ref = AttemptRef(job_id, index, max(attempt, 1))
+    data = app.blobs.read_log(ref, -16384)
+    if not data:
+        record = app.jobs.get_attempt(ref)
+        return render.clean_lines(record.tail, count) if record is not None else []
+    return render.clean_lines(data.decode("utf-8", "replace"), count)
