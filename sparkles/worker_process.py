@@ -125,8 +125,11 @@ def machine() -> Amount:
 
 
 def say(line: str) -> None:
-    """A line of the worker's own log (its standard error)."""
-    print(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), line, file=sys.stderr, flush=True)
+    """A line of the worker's own log (its standard error), best effort: a full disk must not end the worker."""
+    try:
+        os.write(2, f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {line}\n".encode("utf-8", "replace"))
+    except OSError:
+        return
 
 
 if __name__ == "__main__":

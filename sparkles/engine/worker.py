@@ -150,7 +150,8 @@ class Worker:
                     self._free(each)
                 if hint_fd < 0 or hint_fd in ready:
                     self._hinted = self._notifier.wait(0.0) or self._hinted
-                self._fill()
+                if self.mode is Mode.SERVING:
+                    self._start_queued()
                 for each in ended:
                     self._ended(each)
                 if ready:
@@ -158,6 +159,8 @@ class Worker:
                         self._handed_back()
                     if self._driver_fd is not None and self._driver_fd in ready:
                         self._listen(self._driver_fd)
+                if self.mode is Mode.SERVING:
+                    self._fill()
                 self._keep_time()
             if not self._gone:
                 self._jobs.leave_worker(self._row.id)
@@ -249,13 +252,10 @@ class Worker:
             return
         self._told_waiting = waiting
         if not alive:
-            # Its tasks were given to others: nothing of what it holds is its own any more.
+            # Its tasks were given to others: what it still sends is refused by token, and what is not refused goes back to pending.
             self._say("this worker's row is gone: another process took it for dead; its programs are ended")
             self._gone = True
             self.mode = Mode.STOPPING
-            self._queue.clear()
-            for task in [*self._running.values(), *self._busy.values()]:
-                self._end(task, FailureClass.CANCELLED)
 
     def _bear(self, error: BackendError, what: str) -> None:
         """Goes on where trying again can help: the next time is soon. Raises the error where not."""
@@ -302,14 +302,14 @@ class Worker:
 
     def _fill(self) -> None:
         """Claims and starts as much as fits."""
-        if self.mode is not Mode.SERVING:
-            return
         self._start_queued()
         if self._claimable() <= 0:
             return
         if self._finishes:
             self._commit()  # a job at its parallelism has room only once the ends of its tasks are recorded
         limit = self._claimable()
+        if limit <= 0:
+            return
         claims = self._jobs.claim(self._row.id, pool=self._row.pool, limit=limit, now_ms=self._clock.now_ms())
         self._short = len(claims) < limit
         if self._short:
@@ -587,6 +587,8 @@ class Worker:
             self._commit_at = self._clock.monotonic() + _RETRY_S
             return
         self._finishes = []
+        if self._short:
+            self._next_claim = self._clock.monotonic()  # the ends of a job's tasks make room for others of it
         for job in {finish.attempt.ref.job for finish in batch if finish.state is TaskState.FAILED}:
             self._limit_failures(job)
         self._tell_soon()

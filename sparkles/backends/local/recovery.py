@@ -13,7 +13,7 @@ from collections.abc import Callable
 from sparkles.backends.local import process
 from sparkles.engine import attempt as files
 from sparkles.engine import outputs, retry
-from sparkles.errors import NotFound
+from sparkles.errors import Conflict, NotFound
 from sparkles.model import Attempt, Claim, FailureClass, Finish, RetryPolicy, Worker
 from sparkles.ports import Blobs, Clock, JobStore
 
@@ -71,7 +71,10 @@ def _recover_one(worker: Worker, jobs: JobStore, blobs: Blobs, clock: Clock, is_
             pids = ", ".join(map(str, left))
             return f"{where} {how}, and processes of its tasks outlive SIGKILL: {pids}; its tasks wait until they are gone"
     recorded, given_back, lost = _settle(worker, how, jobs, blobs, clock)
-    jobs.leave_worker(worker.id)
+    try:
+        jobs.leave_worker(worker.id)
+    except Conflict:
+        pass  # a claim of it was left: the next recovery sees to it
     parts = [
         f"{count} {what}"
         for count, what in (

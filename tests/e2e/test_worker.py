@@ -1,0 +1,396 @@
+"""The local worker as a process of its own, on a real store, with real programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from sparkles.backends.local import process
+from sparkles.model import InputFile, JobSpec, OutputGlob, Resources, RetryPolicy, TaskSpec, TaskState
+from tests.support.worker import Place, until
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "failure_classes.json").read_text())
+
+
+@pytest.fixture
+def place(tmp_path):
+    place = Place(tmp_path / ".sparkles")
+    yield place
+    place.close()
+
+
+# Failure classes: the table that the cluster worker runs too.
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    """Every row of the table, run by one worker: {name: (task, attempts)}."""
+    place = Place(tmp_path_factory.mktemp("golden") / ".sparkles")
+    ids = {}
+    for number, row in enumerate(GOLDEN):
+        spec = msgspec.convert({"name": f"job{number}", **row.get("spec", {})}, JobSpec)
+        task = msgspec.convert({"command": row["command"], **row.get("task", {})}, TaskSpec)
+        fields = {name: getattr(spec, name) for name in JobSpec.__struct_fields__ if name != "name"}
+        ids[row["name"]] = place.add(spec.name, [task], **fields)
+    place.serve()
+    found = {name: (place.task(job), place.jobs.list_attempts(job, 1)) for name, job in ids.items()}
+    place.close()
+    return found
+
+
+@pytest.mark.parametrize("row", GOLDEN, ids=[row["name"] for row in GOLDEN])
+def test_failure_class(outcomes, row):
+    task, attempts = outcomes[row["name"]]
+    expected = row["expected"]
+    last = attempts[-1]
+    assert (task.state, last.failure, len(attempts)) == (expected["state"], expected["failure"], expected["attempts"]), last
+    assert (last.exit_code, last.signal) == (expected["exit_code"], expected["signal"])
+    assert expected["reason"] in last.reason
+    assert bool(last.reason) == (expected["state"] == "failed")
+    assert (task.failure, task.exit_code) == (last.failure, last.exit_code)
+
+
+def test_a_binary_log_gives_a_printable_tail(outcomes):
+    _, (attempt,) = outcomes["binary output"]
+    assert attempt.tail.endswith("red")
+    assert not any(ord(character) < 32 or 127 <= ord(character) < 160 for character in attempt.tail if character not in "\n\t")
+
+
+# What a task finds and leaves
+
+
+def test_what_a_task_finds(place):
+    content = place.blobs.put_bytes(b"#!/bin/sh\necho from the input\n")
+    files = (InputFile("bin/tool", content, 29, executable=True), InputFile("big.txt", content, 29, link=True))
+    command = (
+        'env | grep ^SPARKLES_ | sort; echo "cwd $PWD"; find . -type f -o -type l | sort; ./bin/tool; readlink -f big.txt;'
+        ' cat "$SPARKLES_PARAMS"; echo; read line || echo no input; ls /proc/self/fd | wc -l'
+    )
+    task = TaskSpec(command, params={"alpha": 0.1, "name": "a b"}, files=files, env={"SPARKLES_EXTRA": "task"})
+    job = place.add("find", ["true", task], env={"SPARKLES_EXTRA": "job"})
+    place.serve(env={"SPARKLES_FROM_DRIVER": "yes"})
+    folder = place.folder(job, 2)
+    token = place.attempt(job, 2).token
+    assert place.log(job, 2).splitlines() == [
+        "SPARKLES_ATTEMPT=1",
+        "SPARKLES_EXTRA=task",
+        "SPARKLES_FROM_DRIVER=yes",
+        f"SPARKLES_JOB={job}",
+        f"SPARKLES_PARAMS={folder}/params.json",
+        f"SPARKLES_RESULTS={folder}/results.json",
+        "SPARKLES_TASK=2",
+        f"SPARKLES_TOKEN={token}",
+        "SPARKLES_WORKER=w-1",
+        f"cwd {folder}/work",
+        "./big.txt",
+        "./bin/tool",
+        "from the input",
+        str(place.state / "cas" / content[:2] / content),
+        '{"alpha":0.1,"name":"a b"}',
+        "no input",
+        "4",
+    ]
+
+
+def test_what_a_task_leaves(place):
+    job = place.add(
+        "leave",
+        [
+            'mkdir out; echo 1 > out/a.bin; echo 2 > out/b.bin; echo 3 > rest; echo hello; echo \'{"x": [1]}\' > "$SPARKLES_RESULTS"'
+        ],
+        outputs=(OutputGlob("out/*.bin", required=True),),
+    )
+    place.serve()
+    folder = place.folder(job)
+    assert sorted(os.listdir(folder)) == ["output.log", "outputs", "params.json", "result.json", "results.json"]
+    assert [artifact.name for artifact in place.attempt(job).outputs] == ["out/a.bin", "out/b.bin"]
+    assert (folder / "outputs" / "out" / "b.bin").read_text() == "2\n"
+    assert place.attempt(job).results == '{"x": [1]}\n'
+    record = msgspec.json.decode((folder / "result.json").read_bytes(), type=type(place.attempt(job)))
+    assert record == place.attempt(job)
+
+
+def test_measured_use(place):
+    job = place.add(
+        "use",
+        ["{ head -c 80000000 /dev/zero; sleep 0.4; } | tail -n 1 | wc -c; i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done"],
+    )
+    place.serve()
+    attempt = place.attempt(job)
+    assert 70e6 < attempt.peak_memory_bytes < 400e6
+    assert 0.02 < attempt.cpu_s < 20
+    assert attempt.ended_at_ms - attempt.started_at_ms >= 400
+
+
+def test_wildcards_pass_over_the_inputs(place):
+    content = place.blobs.put_bytes(b"in")
+    task = TaskSpec("echo out > b.txt", files=(InputFile("a.txt", content, 2), InputFile("l.txt", content, 2, link=True)))
+    job = place.add("inputs", [task], outputs=(OutputGlob("**"),))
+    place.serve()
+    assert [artifact.name for artifact in place.attempt(job).outputs] == ["b.txt"]
+
+
+def test_a_changed_link_fails_the_task_and_never_changes_the_store(place):
+    content = place.blobs.put_bytes(b"precious")
+    link = InputFile("big.txt", content, 8, link=True)
+    job = place.add("change", [TaskSpec('f=$(readlink -f big.txt); chmod u+w "$f"; echo worse >> "$f"', files=(link,))])
+    place.serve()
+    attempt = place.attempt(job)
+    assert attempt.failure == "staging"
+    assert "changed its linked input big.txt" in attempt.reason
+    assert place.blobs.missing([content]) == {content}
+
+
+def test_a_command_too_long_for_an_argument(place):
+    job = place.add("long", ["echo start; : " + "x" * 300_000 + "; echo end"])
+    place.serve()
+    assert place.log(job) == "start\nend\n"
+
+
+def test_a_huge_log_is_never_read_whole(place):
+    job = place.add("log", ["head -c 100000000 /dev/zero | tr '\\0' 'x'; echo; echo the end; exit 1"])
+    child = place.start(until_empty=True)
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    assert child.returncode == 0
+    assert (place.folder(job) / "output.log").stat().st_size == 100_000_009
+    assert place.attempt(job).tail.endswith("xxx\nthe end")
+    assert len(place.attempt(job).tail) <= 8192
+    assert usage.ru_maxrss < 80_000  # kilobytes, of the worker and its largest child
+
+
+def test_a_secret_is_passed_on_and_not_stored(place):
+    job = place.add(
+        "secret", ['test "${#TOKEN}" = 12 && test "${TOKEN#s3}" = "cret""-value"'], secret_env={"TOKEN": "env:MY_TOKEN"}
+    )
+    place.serve(env={"MY_TOKEN": "s3cret-value"})
+    assert place.states(job) == ["succeeded"]
+    for path in place.state.rglob("*"):
+        if path.is_file():
+            assert b"s3cret-value" not in path.read_bytes()
+
+
+def test_a_scratch_directory_is_fresh_whatever_was_done_to_the_last_one(place):
+    commands = ["touch left .hidden", "chmod 0500 .", "mkdir d; chmod 0 d", "true", "rmdir ../work", "true"]
+    check = 'test -z "$(ls -A)" && test "$(stat -c %a .)" = "$(printf %o $((0777 & ~$(umask))))" || { ls -la; exit 9; }; '
+    job = place.add("fresh", [check + command for command in commands * 5])
+    place.serve("--cpu", "1")
+    assert set(place.states(job)) == {"succeeded"}
+    assert not list((place.state / "jobs").rglob("work"))
+
+
+# A full disk
+
+FULL_DISK = """
+import sys
+from pathlib import Path
+from tests.support.worker import Place
+place = Place(Path(sys.argv[1]) / ".sparkles")
+job = place.add("full", ["cat /dev/zero > filler", "true", "cat /dev/zero > filler || true; echo 1 > out.bin"])
+place.serve("--cpu", "1")
+for index in (1, 2, 3):
+    attempt = place.attempt(job, index)
+    print(attempt.failure or "none", place.folder(job, index).joinpath("result.json").exists(), attempt.reason)
+place.close()
+"""
+
+
+def test_a_full_disk_is_a_class_of_its_own_and_ends_with_its_task(tmp_path):
+    inside = f'mount -t tmpfs -o size=3m tmpfs "{tmp_path}" && exec "{sys.executable}" -c "$SCRIPT" "{tmp_path}"'
+    found = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", inside],
+        env={**os.environ, "SCRIPT": FULL_DISK, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    lines = found.stdout.splitlines()
+    assert lines[0].startswith("disk True exited with code 1: no space is left on the device of ")
+    assert lines[1].startswith("none True")
+
+
+# What tasks leave behind
+
+
+def marked_task(index):
+    return process.marked("SPARKLES_TASK", str(index))
+
+
+def test_a_daemon_ends_with_its_task_while_others_run(place):
+    daemon = "setsid sh -c 'sleep 300 & sleep 300' & sleep 300 & (setsid sleep 300 &); echo started; sleep 0.1"
+    job = place.add("daemon", [daemon, "echo runs; sleep 300", "setsid sleep 300 & echo runs; sleep 300"])
+    place.start("--cpu", "3")
+    until(lambda: place.task(job, 1).state is TaskState.SUCCEEDED)
+    token = place.attempt(job, 1).token
+    assert process.marked("SPARKLES_TOKEN", token) == []
+    place.running(job, 3)
+    assert len(marked_task(3)) >= 2
+
+
+def test_a_task_that_is_killed_is_ended_at_once(place):
+    job = place.add("kill", ["echo runs; setsid sleep 300 & sleep 300", "echo runs; sleep 0.6"])
+    place.start("--cpu", "2", "--beat", "5")
+    place.running(job, 1)
+    place.running(job, 2)
+    assert place.jobs.kill_tasks(job, [1]) == 1
+    place.notifier.notify()
+    until(lambda: not marked_task(1), 3.0, "the end of a killed task")
+    until(lambda: place.task(job, 2).state is TaskState.SUCCEEDED)
+    assert place.task(job, 1).state is TaskState.CANCELLED
+
+
+def test_too_many_failures_cancel_what_is_pending(place):
+    job = place.add("many", ["exit 1"] * 40, max_failures=2)
+    place.serve("--cpu", "1")
+    counts = place.jobs.count_tasks(job)
+    assert counts.failed >= 3
+    assert counts.cancelled > 0
+    assert counts.failed + counts.cancelled == 40
+
+
+# Order, pace and sharing
+
+
+def test_priority_then_age_then_index(place):
+    script = 'echo "$SPARKLES_JOB $SPARKLES_TASK" >> "$ORDER"'
+    env = {"ORDER": str(place.state / "order")}
+    low = place.add("low", [script] * 3, env=env)
+    high = place.add("high", [script] * 3, env=env, priority=5)
+    place.serve("--cpu", "1")
+    order = (place.state / "order").read_text().splitlines()
+    assert order == [f"{high} 1", f"{high} 2", f"{high} 3", f"{low} 1", f"{low} 2", f"{low} 3"]
+
+
+def test_parallelism_holds(place):
+    path = place.state / "spans"
+    place.add("two", [PROBE] * 8, parallelism=2, resources=Resources(0.1), env={"SPANS": str(path), "POOL": "p"})
+    place.serve()
+    assert spans(path)[0] == 2
+
+
+def test_a_job_at_its_parallelism_does_not_wait_for_a_commit_interval(place):
+    job = place.add("one", ["true"] * 20, parallelism=1)
+    began = time.monotonic()
+    place.serve("--commit", "1")
+    assert time.monotonic() - began < 8
+    assert set(place.states(job)) == {"succeeded"}
+
+
+def spans(path):
+    """The greatest number of tasks at once, from lines `start|end NANOSECONDS POOL`."""
+    lines = sorted((int(line.split()[1]), line.split()[0], line.split()[2]) for line in path.read_text().splitlines())
+    now = most = 0
+    for _, what, _ in lines:
+        now += 1 if what == "start" else -1
+        most = max(most, now)
+    return most, lines
+
+
+PROBE = 'echo "start $(date +%s%N) $POOL" >> "$SPANS"; sleep 0.08; echo "end $(date +%s%N) $POOL" >> "$SPANS"'
+
+
+@pytest.mark.parametrize(("limit", "resources"), [(2, Resources(1.0)), (2, Resources(0.1, 100 << 20))], ids=["cpu", "memory"])
+def test_two_workers_of_one_host_never_promise_more_than_it_has(place, limit, resources):
+    path = place.state / "spans"
+    jobs = [
+        place.add(f"job{pool}", [PROBE] * 20, pool=pool, resources=resources, env={"SPANS": str(path), "POOL": pool})
+        for pool in "ab"
+    ]
+    workers = [
+        place.start("--cpu", "2", "--memory", str(200 << 20), name=f"w-{pool}", pool=pool, until_empty=True) for pool in "ab"
+    ]
+    assert [worker.wait(30) for worker in workers] == [0, 0]
+    most, lines = spans(path)
+    assert most == limit
+    assert [set(place.states(job)) for job in jobs] == [{"succeeded"}] * 2
+    # Neither had to wait until the other was done.
+    first = {pool: min(at for at, _, which in lines if which == pool) for pool in "ab"}
+    last = {pool: max(at for at, _, which in lines if which == pool) for pool in "ab"}
+    assert max(first.values()) < min(last.values())
+
+
+def test_more_workers_than_cores_take_turns(place):
+    path = place.state / "spans"
+    workers = []
+    for pool in "abc":
+        place.add(f"job{pool}", [PROBE] * 16, pool=pool, env={"SPANS": str(path), "POOL": pool})
+        workers.append(place.start("--cpu", "1", name=f"w-{pool}", pool=pool, until_empty=True))
+    until(
+        lambda: path.exists() and {line.split()[2] for line in path.read_text().splitlines()} == set("abc"),
+        15.0,
+        "a turn for each",
+    )
+    assert [worker.wait(60) for worker in workers] == [0, 0, 0]
+    assert spans(path)[0] == 1
+
+
+# Leaving
+
+
+@pytest.mark.parametrize("how", ["SIGINT", "end of file", "SIGHUP"])
+def test_draining_finishes_what_runs_and_gives_back_the_rest(place, how):
+    job = place.add("drain", ["echo runs; sleep 0.5"] * 5)
+    worker = place.start("--cpu", "2")
+    place.running(job, 2)
+    if how == "end of file":
+        worker.stdin.close()
+        worker.stdin = None
+    else:
+        worker.send_signal(getattr(signal, how))
+    assert worker.wait(10) == 0
+    assert place.states(job) == ["succeeded", "succeeded", "pending", "pending", "pending"]
+    assert place.jobs.list_workers() == []
+    assert [task.attempt for task in place.jobs.list_tasks(job)] == [1, 1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("how", [["SIGTERM"], ["SIGINT", "SIGINT"]], ids=["SIGTERM", "SIGINT twice"])
+def test_stopping_ends_what_runs_at_no_cost_to_the_task(place, how):
+    stubborn = "trap '' TERM; echo runs; while :; do sleep 0.1; done"
+    job = place.add("stop", ["echo runs; sleep 300", stubborn, "true"])
+    worker = place.start("--cpu", "2")
+    place.running(job, 1)
+    place.running(job, 2)
+    for name in how:
+        worker.send_signal(getattr(signal, name))
+        time.sleep(0.1)
+    assert worker.wait(10) == 0
+    tasks = place.jobs.list_tasks(job)
+    assert [(task.state, task.tries, task.losses) for task in tasks] == [(TaskState.PENDING, 0, 0)] * 3
+    assert [place.attempt(job, index).failure for index in (1, 2)] == ["preempted", "preempted"]
+    assert marked_task(1) == marked_task(2) == []
+    assert place.jobs.list_workers() == []
+
+
+def test_until_empty_waits_for_back_off(place):
+    job = place.add("again", ['test "$SPARKLES_ATTEMPT" = 3'], retry=RetryPolicy(attempts=3, backoff_s=0.2))
+    place.serve()
+    assert (place.task(job).state, place.task(job).attempt, place.task(job).tries) == (TaskState.SUCCEEDED, 3, 3)
+
+
+def test_an_idle_worker_takes_a_new_job_at_the_hint(place):
+    place.start("--beat", "5")
+    until(place.jobs.list_workers)
+    began = time.monotonic()
+    job = place.add("new", ["true"])
+    until(lambda: place.task(job).state is TaskState.SUCCEEDED)
+    assert time.monotonic() - began < 0.5
+
+
+def test_a_worker_whose_row_is_gone_ends_its_programs_and_leaves(place):
+    job = place.add("row", ["echo runs; sleep 300"])
+    worker = place.start()
+    place.running(job)
+    place.database.connection().execute("DELETE FROM workers")
+    assert worker.wait(10) == 0
+    assert marked_task(1) == []
+    assert place.task(job).state is TaskState.PENDING
