@@ -140,7 +140,7 @@ class ScriptHost:
             return _RUN, None
         else:
             raise InternalError(f"a strand cannot be answered with a {type(answer).__name__}")
-        if len(data) > 4096 and not self._runtime.room_for(len(data)):
+        if not self._runtime.room_for(len(data)):
             return _NO_MEMORY, None
         return how, data
 
@@ -168,8 +168,6 @@ class ScriptHost:
         if isinstance(found, str):
             return (found.encode("utf-8", "surrogateescape"), None, None, None)
         key, shown, text = found
-        if not self._runtime.room_for(len(text)):
-            return (f"'{name.decode()}': the module is too large".encode(), None, None, None)
         self._sources[b"@" + shown.encode("utf-8", "surrogateescape")] = text
         return (None, key.encode("utf-8", "surrogateescape"), shown.encode("utf-8", "surrogateescape"), text)
 

@@ -18,7 +18,7 @@ from sparkles.lua import api
 from sparkles.lua.marshal import to_lua
 
 FOLDER = Path(__file__).resolve().parent
-FILES = ("pack.lua", "prelude.lua", "check.lua", "objects.lua")
+FILES = ("pack.lua", "prelude.lua", "sandbox.lua", "check.lua", "objects.lua", "functions.lua")
 """The host's own Lua files, in the order in which they build on each other; `require` does not find them."""
 
 RESERVE = 64 << 20
@@ -71,7 +71,7 @@ class Runtime:
         def call(*args: Any) -> Any:
             try:
                 result = function(*args)
-                if type(result) is bytes and not self.room_for(len(result)):
+                if not self._fits(result):
                     raise WorkflowError(f"the script uses more than its {self.max_memory >> 20} MiB of memory")
             except BaseException as error:  # a KeyboardInterrupt, too, must not end up in a script's pcall
                 if self.failure is None:
@@ -83,9 +83,17 @@ class Runtime:
 
         return call
 
+    def _fits(self, result: object) -> bool:
+        """Whether what a call returns can be handed over without reaching the hard limit; collects nothing, since Lua is running."""
+        items = result if type(result) is tuple else (result,)
+        size = sum(len(item) for item in items if type(item) is bytes)
+        return bool(self._lua.get_memory_used() + size * 2 < self.max_memory + RESERVE)
+
     def room_for(self, size: int) -> bool:
-        """Whether `size` bytes, and the values made from them, fit under the script's limit; collects garbage to find room."""
-        # A value of n bytes takes up to about 5 n as Lua tables, which Lua allocates itself and may refuse; the bytes it may not.
+        """Whether `size` bytes, and some made from them, fit under the script's limit; collects garbage to find room.
+
+        Not to be called while Lua is running. The values that Lua makes from the bytes are its own affair: it may refuse them.
+        """
         need = size * 2
         if self._lua.get_memory_used() + need <= self.max_memory:
             return True

@@ -1,0 +1,414 @@
+---@meta
+-- Generated from api.py by `python -m sparkles.lua.stubs`: for editors, never to be run.
+error("sparkles.d.lua describes the API to editors; it cannot be loaded")
+
+--- Describes a job; nothing happens before `submit`. Every setter returns the builder.
+---@class JobBuilder
+local JobBuilderMethods = {}
+
+--- What each task runs: text for /bin/sh, or a list that is run without a shell. `{name}` is replaced by the shell-quoted parameter, `{name:raw}` by the parameter as it is, `{^name}` by the path in the task of the file that the parameter names.
+---@param template string|string[] With placeholders.
+---@return JobBuilder
+function JobBuilderMethods:setCommandTemplate(template) end
+
+--- One task for each row: a list of parameter tables, what `readCsv`, `product` or `zip` return, or a list of texts or numbers, each of which becomes the parameter `value`. Called again, it replaces the rows.
+---@param rows any[] The rows.
+---@param fn? function `fn(row, index)` may return a RowOverrides table for that task. No steps inside.
+---@return JobBuilder
+function JobBuilderMethods:createTasksFor(rows, fn) end
+
+--- Inputs that each task finds in its directory: paths, globs, gs:// URLs, {src=, dst=} tables, artifacts of earlier tasks, or lists of these.
+---@param ... string|FileSpec|Artifact|table The inputs.
+---@return JobBuilder
+function JobBuilderMethods:addFiles(...) end
+
+--- Which files of a task are kept, by pattern. With `required = true` a task without one fails: {"model.bin", required = true}.
+---@param patterns table Patterns, and lists of patterns with options.
+---@return JobBuilder
+function JobBuilderMethods:setOutputs(patterns) end
+
+--- The container image; used on the cluster only.
+---@param image string As a registry knows it.
+---@return JobBuilder
+function JobBuilderMethods:setImage(image) end
+
+--- What each task asks for.
+---@param resources Resources Fields that are left out keep their default.
+---@return JobBuilder
+function JobBuilderMethods:setResources(resources) end
+
+--- Environment variables of each task; they count in the fingerprint.
+---@param vars table<string, string|number> Name to value.
+---@return JobBuilder
+function JobBuilderMethods:setEnv(vars) end
+
+--- Environment variables whose values are never stored: "env:NAME", "k8s:SECRET/KEY" or "gcp:SECRET".
+---@param refs table<string, string> Name to reference.
+---@return JobBuilder
+function JobBuilderMethods:setSecretEnv(refs) end
+
+--- Where in its directory a task's command starts.
+---@param path string Relative.
+---@return JobBuilder
+function JobBuilderMethods:setWorkDir(path) end
+
+--- The longest that an attempt may take.
+---@param timeout number|string Seconds, or text such as "90s", "30m", "2h" or "1d".
+---@return JobBuilder
+function JobBuilderMethods:setTimeout(timeout) end
+
+--- How often a failed task is tried again.
+---@param retry RetryOpts The policy.
+---@return JobBuilder
+function JobBuilderMethods:setRetry(retry) end
+
+--- The most tasks of this job that run at once.
+---@param tasks integer 1 or more.
+---@return JobBuilder
+function JobBuilderMethods:setParallelism(tasks) end
+
+--- Jobs with a higher number are served first.
+---@param priority integer 0 by default; may be negative.
+---@return JobBuilder
+function JobBuilderMethods:setPriority(priority) end
+
+--- Labels that status and list show.
+---@param properties table<string, string|number|boolean> Name to value.
+---@return JobBuilder
+function JobBuilderMethods:setProperties(properties) end
+
+--- Where on the cluster tasks may run; ignored locally.
+---@param zones string[] Names of zones.
+---@return JobBuilder
+function JobBuilderMethods:setZones(zones) end
+
+--- What machines on the cluster are used; ignored locally.
+---@param provisioning string "spot", "standard", "flex" or "reservation/NAME".
+---@return JobBuilder
+function JobBuilderMethods:setProvisioning(provisioning) end
+
+--- Merged into the worker's pod, as the Kubernetes API spells it; ignored locally.
+---@param template table<string, any> A pod template.
+---@return JobBuilder
+function JobBuilderMethods:setPodTemplate(template) end
+
+--- Whether tasks that are known to have succeeded are reused.
+---@param enabled boolean true by default.
+---@return JobBuilder
+function JobBuilderMethods:setCache(enabled) end
+
+--- More failed tasks than this cancel what is still pending.
+---@param limit integer|string A count, or a share such as "10%".
+---@return JobBuilder
+function JobBuilderMethods:setMaxFailures(limit) end
+
+--- A submitted job.
+---@class JobHandle
+---@field id string Names the job on the command line, too.
+---@field name string As given to JobBuilder.
+---@field count integer How many tasks it has.
+
+--- What became of a job that was waited for.
+---@class Result
+---@field id string The job's id.
+---@field name string The job's name.
+---@field total integer How many tasks it has.
+---@field failedCount integer How many tasks failed or were cancelled.
+---@field counts Counts Tasks by state.
+---@field tasks Task[] The tasks by index, loaded a hundred at a time when they are read; read-only.
+local ResultMethods = {}
+
+--- Whether every task succeeded.
+---@return boolean
+function ResultMethods:ok() end
+
+--- The tasks that failed or were cancelled.
+---@return Task[]
+function ResultMethods:failed() end
+
+--- One row for each task, by task index; a value that a task does not have is left out.
+---@param columns? string[] Names of parameters, of fields in results.json, or of task fields. (default: index and all parameters and results)
+---@return table[]
+function ResultMethods:table(columns) end
+
+--- How many tasks of a job are in each state.
+---@class Counts
+---@field succeeded integer Exit code 0 and every required output present.
+---@field failed integer Tried as often as allowed, and failed.
+---@field cancelled integer Ended from outside, or never started.
+---@field pending integer Waiting to be claimed.
+---@field claimed integer Being worked on.
+---@field reused integer Those of `succeeded` whose outcome was known before.
+
+--- One task of a job that was waited for.
+---@class Task
+---@field index integer Its place in the job, from 1.
+---@field params table Its parameters.
+---@field state string pending, claimed, succeeded, failed or cancelled ("succeeded" or "failed" after a wait).
+---@field exitCode? integer Of its program, where one ended by itself.
+---@field signal? integer The signal that ended its program, where one did.
+---@field reason? string Why it failed, as a sentence.
+---@field class? string exit, output, oom, disk, timeout, preempted, evicted, lost, staging, image, config or cancelled.
+---@field results? any What it wrote to its results.json, decoded.
+---@field outputs table<string, Artifact> Its collected outputs by name.
+---@field attempts integer How often it was tried.
+---@field seconds? number How long its last attempt took.
+---@field cpuSeconds? number Processor time of its last attempt.
+---@field peakMemory? integer Bytes, of its last attempt.
+---@field reusedFrom? string `JOB/INDEX` of the task whose outcome was reused.
+---@field name? string As given by the row function.
+
+--- An output of a task, or an input that names one; goes into `addFiles` as it is.
+---@class Artifact
+---@field job string The job's id.
+---@field index integer The task's index.
+---@field name string Its path in the task's directory.
+---@field digest string sha256 of its content, in hex.
+---@field size? integer Bytes.
+---@field executable? boolean Whether it may be executed.
+
+--- An input of a task.
+---@class FileSpec
+---@field src string|Artifact A path or glob on this machine, a gs:// URL, or an artifact of an earlier task.
+---@field dst? string Its path in the task's directory; a folder where it ends with `/`. (default: the base name)
+---@field link? boolean The task gets a read-only link instead of a copy of its own: for large inputs. (default: false)
+
+--- What a row function may return.
+---@class RowOverrides
+---@field params? table<string, any> Replaces the row's parameters.
+---@field command? string|string[] Replaces the command template.
+---@field files? (string|FileSpec|Artifact)[] Inputs of this task alone, besides the job's.
+---@field env? table<string, string|number> Environment variables, over the job's.
+---@field resources? Resources Over the job's, field by field.
+---@field name? string Shown in place of the index where tasks are listed.
+
+--- What a task asks for.
+---@class Resources
+---@field cpu? number|string Cores: 2, 0.5 or "500m". (default: 1)
+---@field memory? integer|string Bytes, or text such as "1.5Gi" or "800M". (default: no limit)
+---@field disk? integer|string As memory. (default: no limit)
+---@field gpu? integer Devices. (default: 0)
+
+--- How often a task's program is tried. Lost machines do not count.
+---@class RetryOpts
+---@field attempts? integer Tries in all; 1 means no retry. (default: 1)
+---@field exitCodes? integer[] Only these exit codes are tried again. (default: any)
+---@field backoff? number|string Seconds before the second try, or text such as "30s". (default: 1)
+---@field backoffFactor? number Each further pause is this many times as long. (default: 2)
+---@field maxBackoff? number|string The longest pause. (default: 300)
+---@field oom? OomOpts After running out of memory, try again with more.
+
+--- How an attempt that ran out of memory is tried again.
+---@class OomOpts
+---@field memory? string|number How many times as much memory: "x2" or 2. (default: "x2")
+---@field max? integer|string At most this much: bytes or text such as "64Gi". (default: no limit)
+
+--- Output patterns with options.
+---@class OutputSpec: { [integer]: string }
+---@field required? boolean The task fails without it. (default: false)
+
+--- How to wait.
+---@class WaitOpts
+---@field allowFailures? boolean Return the result although tasks failed, instead of raising an error. (default: false)
+---@field timeout? number Seconds after which an error of kind WaitTimeout is raised; the job goes on. (default: without end)
+
+--- How to run a command.
+---@class ShellOpts
+---@field env? table<string, string|number> Environment variables besides the driver's own.
+---@field timeout? number Seconds after which the command is ended and an error raised. (default: none)
+---@field allowFailure? boolean Return the outcome of a non-zero exit instead of raising an error. (default: false)
+
+--- What a command on the driver's machine left.
+---@class ShellResult
+---@field exitCode integer Its exit code.
+---@field stdout string Up to 1 MiB of it.
+---@field stderr string Up to 1 MiB of it.
+---@field seconds number How long it took.
+
+--- What was fetched.
+---@class FetchResult
+---@field path string Where.
+---@field files integer How many.
+
+--- How to read a CSV file.
+---@class ReadCsvOpts
+---@field types? table<string, string> Column name to "string", "number", "integer" or "boolean". (default: all strings)
+---@field delimiter? string One character. (default: by the file's ending: `,`, or a tab for .tsv)
+
+--- How to write a CSV file.
+---@class WriteCsvOpts
+---@field columns? string[] Which columns, in which order. (default: those of the rows' source, else sorted)
+---@field delimiter? string One character. (default: by the file's ending)
+
+--- How to write a JSON file.
+---@class WriteJsonOpts
+---@field indent? integer Spaces per level; 0: one line. (default: 2)
+
+--- One `-p` parameter of a workflow.
+---@class ParamSpec
+---@field type? string "string", "number", "integer" or "boolean". (default: "string")
+---@field default? any Its value where it is not given; without one it must be given.
+---@field choices? any[] The values it may have.
+---@field doc? string One line.
+
+--- The `-p key=value` parameters: texts, or typed values once `params` declared them; read-only.
+---@type table
+args = nil
+
+--- Stands for a missing value in lists and JSON, where nil cannot be.
+---@type any
+null = nil
+
+--- Begins the description of a job. Nothing happens before `submit`.
+---@param name string Letters, digits, `.`, `_` and `-`.
+---@return JobBuilder
+function JobBuilder(name) end
+
+--- Submits a job and returns at once. Submitting the same thing twice makes two jobs.
+--- A step: its outcome is recorded, and a replay returns the recorded one at once.
+---@param builder JobBuilder What to run.
+---@return JobHandle
+function submit(builder) end
+
+--- Waits until every task of the job has ended. Raises an error of kind JobFailed (with `.job` and `.failed`) if tasks failed.
+--- A step: its outcome is recorded, and a replay returns the recorded one at once.
+---@param job JobHandle From `submit`.
+---@param opts? WaitOpts How to wait.
+---@return Result
+function wait(job, opts) end
+
+--- Waits for several jobs and returns their results under the same keys.
+--- A step: its outcome is recorded, and a replay returns the recorded one at once.
+---@param jobs JobHandle[]|table<string, JobHandle> Several jobs.
+---@param opts? WaitOpts How to wait.
+---@return table
+function waitAll(jobs, opts) end
+
+--- `wait(submit(builder), opts)`.
+--- A step: its outcome is recorded, and a replay returns the recorded one at once.
+---@param builder JobBuilder What to run.
+---@param opts? WaitOpts How to wait.
+---@return Result
+function run(builder, opts) end
+
+--- Brings a job's results tree to a folder.
+--- A step: its outcome is recorded, and a replay returns the recorded one at once.
+---@param job JobHandle|Result Whose files.
+---@param dest string A folder on this machine.
+---@return FetchResult
+function fetch(job, dest) end
+
+--- Runs `fn(...)` once and records what it returns; keyed by name, arguments and the function's source (not by what it captures).
+--- A step: its outcome is recorded, and a replay returns the recorded one at once.
+---@param name string Says what it is for.
+---@param fn function No steps inside.
+---@param ... any Passed to the function.
+---@return any
+function step(name, fn, ...) end
+
+--- Runs one command on the driver's machine, at least once. A non-zero exit raises an error of kind ShellFailed.
+--- A step: its outcome is recorded, and a replay returns the recorded one at once.
+---@param command string|string[] Text for /bin/sh, or a list without a shell.
+---@param opts? ShellOpts How to run it.
+---@return ShellResult
+function shell(command, opts) end
+
+--- A list of rows by column name. Values stay texts ("007" survives) unless typed.
+--- A step: its outcome is recorded, and a replay returns the recorded one at once.
+---@param path string With a header line.
+---@param opts? ReadCsvOpts How to read it.
+---@return table[]
+function readCsv(path, opts) end
+
+--- Its value; null is `null`.
+--- A step: its outcome is recorded, and a replay returns the recorded one at once.
+---@param path string A JSON file.
+---@return any
+function readJson(path) end
+
+--- Its text.
+--- A step: its outcome is recorded, and a replay returns the recorded one at once.
+---@param path string A file.
+---@return string
+function readText(path) end
+
+--- Whether there is a file or a folder.
+--- A step: its outcome is recorded, and a replay returns the recorded one at once.
+---@param path string A path.
+---@return boolean
+function fileExists(path) end
+
+--- Publishes rows as a CSV file, by rename.
+--- A step: its outcome is recorded, and a replay returns the recorded one at once.
+---@param path string Where.
+---@param rows table[] Tables by column name.
+---@param opts? WriteCsvOpts How to write it.
+function writeCsv(path, rows, opts) end
+
+--- Publishes a value as a JSON file with sorted keys, by rename.
+--- A step: its outcome is recorded, and a replay returns the recorded one at once.
+---@param path string Where.
+---@param value any Any value of JSON types.
+---@param opts? WriteJsonOpts How to write it.
+function writeJson(path, value, opts) end
+
+--- Publishes text as a file, by rename.
+--- A step: its outcome is recorded, and a replay returns the recorded one at once.
+---@param path string Where.
+---@param text string What.
+function writeText(path, text) end
+
+--- Seconds since 1970 UTC, with milliseconds; recorded.
+--- A step: its outcome is recorded, and a replay returns the recorded one at once.
+---@return number
+function now() end
+
+--- `random()`: a float in [0, 1); `random(m)`: an integer in 1..m; `random(m, n)`: an integer in m..n. Drawn once and recorded.
+--- A step: its outcome is recorded, and a replay returns the recorded one at once.
+---@param m? integer The largest value; the smallest where `n` is given.
+---@param n? integer The largest value.
+---@return number
+function random(m, n) end
+
+--- A random UUID, drawn once and recorded.
+--- A step: its outcome is recorded, and a replay returns the recorded one at once.
+---@return string
+function uuid() end
+
+--- Waits. The time to wake up is recorded, so that a resumed run does not wait again.
+--- A step: its outcome is recorded, and a replay returns the recorded one at once.
+---@param duration number|string Seconds, or text such as "10m".
+function sleep(duration) end
+
+--- Declares the workflow's `-p` parameters and returns their typed values, which `args` then holds too.
+---@param specs table<string, ParamSpec> Name to declaration.
+---@return table
+function params(specs) end
+
+--- Shows a line and stores it, once; silent while replaying.
+---@param fmt any A text; with further arguments a format as for string.format.
+---@param ... any Formatted.
+function log(fmt, ...) end
+
+--- As `log`, with the values separated by tabs.
+---@param ... any Shown.
+function print(...) end
+
+--- Ends the run as failed. It cannot be caught.
+---@param message string Why.
+function fail(message) end
+
+--- Every combination, as rows: the names in sorted order, the last one varying fastest.
+---@param lists table<string, any[]> Name to values.
+---@return table[]
+function product(lists) end
+
+--- The first values, the second values ... as rows.
+---@param lists table<string, any[]> Name to values, all of one length.
+---@return table[]
+function zip(lists) end
+
+--- Loads a module once: beside the script, else of the workflows and the library that come with sparkles.
+---@param name string A module, with dots for folders.
+---@return any
+function require(name) end
