@@ -90,7 +90,9 @@ class WorkflowType(ParamType):
         folder, _, start = incomplete.rpartition("/")
         found = _complete(ctx, lambda app: [(name, "a ready workflow") for name in app.ready_workflows()], incomplete)
         try:
-            entries = sorted(os.scandir(folder + "/" if folder or incomplete.startswith("/") else "."), key=lambda each: each.name)
+            entries = sorted(
+                os.scandir(folder + "/" if folder or incomplete.startswith("/") else "."), key=lambda each: each.name
+            )
         except OSError:
             return found
         for entry in entries:

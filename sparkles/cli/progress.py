@@ -1,4 +1,4 @@
-"""Shows what happens while a command works: one line per job that is waited for, log lines above. With render.py the only place that prints.
+"""Shows what happens while a command works: a line per job that is waited for, log lines above. With render.py alone it prints.
 
 On a terminal the lines are redrawn in place by rich, which is imported only once something has been waited for; elsewhere a plain line
 is written now and then. Surprise: it never raises. Whoever reads may leave; the work goes on.
@@ -18,6 +18,7 @@ from sparkles.engine.events import Event, Logged, Noticed, Progressed, RunEnded,
 from sparkles.model import Counts
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.live import Live
     from rich.text import Text
 
@@ -137,7 +138,9 @@ def summary(gauge: Gauge, now: float) -> str:
 class Progress:
     """The `report` of a run: called with each event."""
 
-    def __init__(self, *, quiet: bool = False, logs_to_stderr: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, *, quiet: bool = False, logs_to_stderr: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """`quiet`: log lines only. `logs_to_stderr`: standard output is kept for something else (`--json`)."""
         self._quiet, self._logs_to_stderr, self.clock = quiet, logs_to_stderr, clock
         self._terminal = render.is_terminal(sys.stderr)
@@ -273,7 +276,7 @@ class Progress:
         self._drawn_at = now
         if self._live is not None:
             try:
-                self._live.update(self._frame(now), refresh=True)
+                self._live.update(self._frame(self._live.console, now), refresh=True)
             except OSError:
                 self._live, self._quiet = None, True  # the terminal is gone
 
@@ -286,11 +289,9 @@ class Progress:
         sys.stdout.flush()
         self._live.start()
 
-    def _frame(self, now: float) -> Text:
+    def _frame(self, console: Console, now: float) -> Text:
         from rich.text import Text
 
-        assert self._live is not None
-        console = self._live.console
         utf_8 = console.encoding.lower().startswith("utf")
         gauges = [each for each in self._gauges.values() if each.counts.total and each.job not in self._over]
         most = max(console.height - 2, 1)

@@ -11,15 +11,14 @@ import click
 
 from sparkles.cli import render
 from sparkles.cli.arguments import RUN, WORKFLOW, pairs, run_options
-from sparkles.errors import JobFailed, NotFound, RunBusy, RunCancelled, RunError, SparklesError, UsageError
+from sparkles.cli.failures import failure_notes
+from sparkles.errors import JobFailed, RunBusy, RunCancelled, RunError, SparklesError, UsageError
 
 if TYPE_CHECKING:
     from sparkles.app import App
     from sparkles.cli.main import Invocation
     from sparkles.cli.progress import Progress
     from sparkles.engine.drive import Interrupts
-
-TAIL_LINES = 20
 
 
 @click.command(epilog="Example:  sparkles run examples/csv_submit.lua -p alpha=0.5")
@@ -28,7 +27,9 @@ TAIL_LINES = 20
 @click.option("--new", is_flag=True, help="Begin another run, whatever is unfinished.")
 @run_options
 @click.pass_obj
-def run(invocation: Invocation, /, workflow: str, params: dict[str, str], new: bool, as_json: bool, quiet: bool, **how: bool) -> None:
+def run(
+    invocation: Invocation, /, workflow: str, params: dict[str, str], new: bool, as_json: bool, quiet: bool, **how: bool
+) -> None:
     """Runs a workflow, or goes on with the unfinished run of it.
 
     WORKFLOW is a .lua file or the name of a ready one. The newest unfinished run of the same workflow and parameters is resumed: what
@@ -146,6 +147,8 @@ def _outcome(app: App, progress: Progress, state: str, error: str | None) -> dic
 
 def _add_notes(app: App, error: SparklesError, again: str, run: str) -> None:
     """What a user needs after a run that did not end well: the task that failed, and how to go on."""
+    from sparkles.model import RunId
+
     if isinstance(error, RunBusy):
         return
     if isinstance(error, JobFailed) and error.job and error.failed:
@@ -160,40 +163,5 @@ def _add_notes(app: App, error: SparklesError, again: str, run: str) -> None:
         error.add_note(f"resume with: {again}")
     elif isinstance(error, RunError):
         error.add_note(f"run {run} can go on, failed tasks are tried again: {again}")
-    elif run and isinstance(error, UsageError):
+    elif run and isinstance(error, UsageError) and app.runs.last_sequence(RunId(run)):
         error.add_note(f"what is done is kept; mend it and run again: {again}")
-
-
-def failure_notes(app: App, job_id: str, index: int) -> list[str]:
-    """A failed task: command, parameters, how it ended, its last log lines, and where to see more."""
-    try:
-        task = app.jobs.get_task(job_id, index)
-        spec = app.jobs.get_spec(job_id, index)
-    except NotFound:
-        return []
-    how = [f"class {task.failure}" if task.failure else str(task.state)]
-    if task.exit_code is not None:
-        how.append(f"exit code {task.exit_code}")
-    how.append(f"attempt {task.attempt}")
-    notes = [f"task {job_id}/{index} failed: {', '.join(how)}"]
-    if task.reason:
-        notes.append(f"  reason   {render.clean(task.reason, 500)}")
-    notes.append(f"  command  {render.command(spec.command, 500)}")
-    if spec.params:
-        notes.append(f"  params   {render.params(spec.params, 500)}")
-    lines = last_lines(app, job_id, index, task.attempt, TAIL_LINES)
-    notes += [f"  | {each}" for each in lines] or ["  it wrote nothing"]
-    notes.append(f"more: sparkles logs {job_id}/{index}")
-    return notes
-
-
-def last_lines(app: App, job_id: str, index: int, attempt: int, count: int) -> list[str]:
-    """The end of an attempt's log: from its file, or where that is gone from its record."""
-    from sparkles.model import AttemptRef
-
-    ref = AttemptRef(job_id, index, max(attempt, 1))
-    data = app.blobs.read_log(ref, -16384)
-    if not data:
-        record = app.jobs.get_attempt(ref)
-        return render.clean_lines(record.tail, count) if record is not None else []
-    return render.clean_lines(data.decode("utf-8", "replace"), count)
