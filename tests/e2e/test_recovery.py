@@ -91,12 +91,17 @@ def test_after_kill_9_of_a_worker_nothing_lives_and_nothing_that_finished_runs_a
 
 
 def test_a_finished_task_that_was_not_recorded_is_recorded_from_its_file(place):
-    job = place.add("record", ["exit 3", "echo runs; sleep 300"])
-    worker = place.start("--cpu", "2", "--commit", "60")
+    go = place.state / "go"
+    wait = 'echo runs; while ! test -e "$GO"; do sleep 0.02; done; exit 3'
+    job = place.add("record", [wait, "echo runs; sleep 300"], env={"GO": str(go)})
+    worker = place.start("--cpu", "2")
+    place.running(job, 1)
     place.running(job, 2)
-    until((place.folder(job, 1) / "result.json").exists)
-    worker.kill()
-    worker.wait()
+    with place.database.atomic():  # the worker cannot commit
+        go.touch()
+        until((place.folder(job, 1) / "result.json").exists)
+        worker.kill()
+        worker.wait()
     assert place.task(job, 1).state is TaskState.CLAIMED
     (sentence,) = settle(place)
     assert "1 finished but not yet recorded, 1 lost while running" in sentence
