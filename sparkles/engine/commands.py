@@ -180,6 +180,35 @@ class Log(Command, frozen=True, kw_only=True):
     text: str
 
 
+class Child(msgspec.Struct, frozen=True):
+    """A strand that a command starts: its number, and the key that its label is made of (content, not order)."""
+
+    strand: int
+    key: str
+
+
+class Parallel(Command, frozen=True, kw_only=True):
+    """-> None once every child has ended; their values stay with the host. Raises the first child's error, and cancels the others' waiting.
+
+    At most `limit` children run at a time, in the order given; None: all.
+    """
+
+    children: tuple[Child, ...]
+    limit: int | None = None
+
+
+class Spawn(Command, frozen=True, kw_only=True):
+    """-> None at once; the child runs beside the strand that asked."""
+
+    child: Child
+
+
+class Await(Command, frozen=True, kw_only=True):
+    """-> None once the spawned strand has ended; its value stays with the host. Raises its error."""
+
+    strand: int
+
+
 class StepError(msgspec.Struct, frozen=True):
     """An error as a script sees it and as the journal keeps it.
 
@@ -226,10 +255,9 @@ Answer = Done | Raised | Unrecorded
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """A strand stopped at a command. `label` names the strand by content ("main" for the script itself)."""
+    """A strand stopped at a command."""
 
     strand: int
-    label: str
     command: Command
 
 
@@ -250,3 +278,9 @@ class Program(Protocol):
 
     def resume(self, strand: int, answer: Answer | None) -> Asked | Ended:
         """Runs the strand to its next command or its end. Raises RunCancelled where an interrupt ended it."""
+
+    def name(self, strand: int, label: str) -> None:
+        """Tells what a child is called, before its first `resume`: its chance draws from that, not from its number."""
+
+    def cancel(self, strand: int) -> None:
+        """The strand is not resumed any more; what it holds can go."""

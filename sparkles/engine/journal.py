@@ -22,6 +22,10 @@ class Asking(msgspec.Struct, frozen=True):
     recorded: Step | None
 
 
+class Parked(Exception):
+    """A strand of a parked subtree asked for something that is not recorded: it may not go on yet."""
+
+
 class Journal:
     """The one writer of a run's steps."""
 
@@ -33,6 +37,7 @@ class Journal:
         self._occurrences: dict[tuple[str, str, str], int] = {}
         self._digests: dict[str, Digest] = {}
         self._started_at_ms: dict[StepKey, int] = {}
+        self._parked: list[str] = []
         self.asked = 0
         self.performed = 0
 
@@ -42,8 +47,10 @@ class Journal:
         return self._sequence
 
     def ask(self, strand: str, kind: str, arguments: Json, position: str) -> Asking:
-        """Looks up what is recorded for the strand's next asking of this kind and these arguments."""
-        self.asked += 1
+        """Looks up what is recorded for the strand's next asking of this kind and these arguments.
+
+        Raises Parked where the strand is parked and nothing is recorded: the same asking may be made again later.
+        """
         parts = digest.canonical(arguments)
         if len(parts) <= 64:
             of_parts = self._digests.get(parts)
@@ -52,9 +59,24 @@ class Journal:
         else:
             of_parts = digest.of_bytes(parts.encode())
         count = self._occurrences.get((strand, kind, of_parts), 0) + 1
-        self._occurrences[(strand, kind, of_parts)] = count
         key = StepKey(strand, kind, of_parts, count)
-        return Asking(key, parts, position, self._store.get_step(self._run, key))
+        recorded = self._store.get_step(self._run, key)
+        if self._parked and (recorded is None or recorded.state is StepState.STARTED) and self._is_parked(strand):
+            raise Parked
+        self._occurrences[(strand, kind, of_parts)] = count
+        self.asked += 1
+        return Asking(key, parts, position, recorded)
+
+    def park(self, label: str) -> None:
+        """From now on the strand of that label, and those below it, are answered from the record only."""
+        self._parked.append(label)
+
+    def unpark(self, label: str) -> None:
+        """Ends `park`."""
+        self._parked.remove(label)
+
+    def _is_parked(self, strand: str) -> bool:
+        return any(strand == label or strand.startswith(label + "/") for label in self._parked)
 
     def followed(self, step: Step) -> bool:
         """Whether the strand recorded a step after this one in an earlier execution."""
