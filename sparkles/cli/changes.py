@@ -199,7 +199,7 @@ def _show_plan(app: App, plan: Plan) -> None:
         render.line(f"job {job.id}  {render.plural(job.count, 'task')}")
     total = render.size(cleaning.folder_bytes(app.settings.state, plan.jobs))
     what = f"{render.plural(len(plan.runs), 'run')} and {render.plural(len(plan.jobs), 'job')} with {render.plural(plan.tasks, 'task')}"
-    kept = f"; {plan.kept} others stay" if plan.kept else ""
+    kept = f"; {plan.kept} {'stays' if plan.kept == 1 else 'stay'} (not ended, or not that old)" if plan.kept else ""
     if plan.runs or plan.jobs:
         render.say(f"{what}: {total} of logs and records, and the stored files that only they use{kept}")
     else:
