@@ -5,6 +5,7 @@ A benchmark is a module with `measure() -> list[Row]`. Times are seconds of wall
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import os
@@ -65,12 +66,11 @@ class Failed(Exception):
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """A folder for one benchmark, away from any project; removed at the end."""
+    """A folder for one measurement, away from any project. It is removed when this process ends, not before: on ext4, inodes that were
+    freed a moment ago slow down what is created next, and that would be the next measurement."""
     folder = Path(tempfile.mkdtemp(prefix="sparkles-bench-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    yield folder
 
 
 def run(command: list[str], cwd: Path, *, stdin: Path | None = None, expect: int = 0, watch: bool = False) -> Ended:

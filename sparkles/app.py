@@ -28,9 +28,10 @@ from sparkles.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from sparkles.backends.local.db import Database
+    from sparkles.backends.local.fleet import ProcessFleet
     from sparkles.engine.commands import Program
     from sparkles.engine.submitting import Submitter
-    from sparkles.ports import Blobs, Fleet, JobStore, Notifier, RunStore
+    from sparkles.ports import Blobs, JobStore, Notifier, RunStore
 
 STALE_OWNER_S = 60.0
 """An owner on another host cannot be looked at: it counts as dead after its heartbeat stood still for this long."""
@@ -80,7 +81,7 @@ class App:
         return FifoNotifier(self.settings.state, f"driver-{os.getpid()}")
 
     @functools.cached_property
-    def fleet(self) -> Fleet:
+    def fleet(self) -> ProcessFleet:
         """The worker processes of this driver."""
         from sparkles.backends.local.fleet import ProcessFleet
 

@@ -1,4 +1,4 @@
-"""The RunStore in memory: the reference implementation, which says in plain dict code what the others must do. May import ports and below."""
+"""The RunStore in memory: the reference implementation, in plain dict code, of what the others must do. May import ports and below."""
 
 from __future__ import annotations
 

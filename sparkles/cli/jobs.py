@@ -76,6 +76,7 @@ def status(invocation: Invocation, /, words: tuple[str, ...], as_json: bool) -> 
 
 def status_value(app: App, job: Job) -> dict[str, Any]:
     """How a job stands: counts, who serves it, time to go, failures with one example each."""
+    from sparkles.cli import serving
     from sparkles.cli.failures import last_lines
 
     value = job_value(app, job)
@@ -97,24 +98,13 @@ def status_value(app: App, job: Job) -> dict[str, Any]:
                 },
             }
         )
-    workers = serving(app, job)
+    workers = serving.workers_of(app, job)
     mean = _mean_seconds(app, job.id) if not counts.done else None
     left = None
     if mean is not None and counts.claimed and workers:
         left = mean * (counts.pending + counts.claimed / 2) / counts.claimed
     value.update({"workers": workers, "held": job.held, "secondsToGo": left, "failures": failures})
     return value
-
-
-def serving(app: App, job: Job) -> list[dict[str, Any]]:
-    """The live workers of the job's pool; those of another host count as live."""
-    from sparkles.backends.local.process import liveness
-
-    return [
-        {"worker": worker.id, "pid": worker.process.pid, "host": worker.process.host}
-        for worker in app.jobs.list_workers()
-        if worker.pool == job.pool and liveness(worker.process) != "dead"
-    ]
 
 
 def _mean_seconds(app: App, job_id: str) -> float | None:
@@ -213,21 +203,12 @@ def _list_jobs(app: App, limit: int | None, as_json: bool) -> None:
         render.say("there is no job yet in this state folder")
         return
     rows = []
-    for value in values:
+    for job in jobs:
+        value = job_value(app, job)
         counts = value["counts"]
-        created = value["createdAt"] or ""
-        rows.append(
-            (
-                value["job"],
-                value["state"],
-                value["count"],
-                counts["succeeded"],
-                counts["failed"],
-                created[:19],
-                value["run"] or "",
-            )
-        )
-    header = ("JOB", "STATE", "TASKS", "DONE", "FAILED", "SUBMITTED (UTC)", "RUN")
+        at = render.when(job.created_at_ms)
+        rows.append((job.id, value["state"], job.count, counts["succeeded"], counts["failed"], at, job.owner))
+    header = ("JOB", "STATE", "TASKS", "DONE", "FAILED", "SUBMITTED", "RUN")
     render.table(header, rows, right=("TASKS", "DONE", "FAILED"))
 
 

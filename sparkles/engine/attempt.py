@@ -1,8 +1,9 @@
 """One attempt's folder: what a task finds when it starts (docs/tasks.md), and its record. May import ports and model.
 
-    JOB/INDEX/aN/   output.log   params.json   results.json   result.json   outputs/   work/ (the scratch directory)
+    JOB/INDEX/aN/   params.json   work/ (the scratch directory)   output.log   results.json   outputs/   result.json
 
-result.json is written last and holds the Attempt with the claim's token: recovery trusts it, and it alone. Surprise: os rather than
+output.log is made last before the program starts, so where there is none, it did not. result.json is written last of all and holds
+the Attempt with the claim's token: recovery trusts it, and it alone; params.json becomes it. Surprise: os rather than
 pathlib, and as few system calls as can be; each costs about 15 us, and a sweep has thousands of tasks that take a millisecond.
 """
 
@@ -93,8 +94,8 @@ def _encoded(env: Mapping[str, str]) -> dict[bytes, bytes]:
     return {name: value for name, value in encoded.items() if name not in _OWN_VARIABLES}
 
 
-def create_folder(folder: str, claim: Claim, spares: list[str]) -> int:
-    """Makes the attempt's folder with params.json, an empty scratch directory and an empty log. Returns the log's descriptor.
+def create_folder(folder: str, claim: Claim, spares: list[str]) -> None:
+    """Makes the attempt's folder with params.json and an empty scratch directory.
 
     A folder of that name is what a claim left that was given back before its program started: it goes. `spares` are scratch directories
     that ended tasks left as they found them: one is taken from it rather than a new one made (see `keep_spare`).
@@ -112,7 +113,16 @@ def create_folder(folder: str, claim: Claim, spares: list[str]) -> int:
         os.mkdir(folder)
     _make_scratch(folder + "/work", spares)
     write_file(folder + "/params.json", digest.canonical(claim.spec.params).encode())
+
+
+def create_log(folder: str) -> int:
+    """Makes the empty log, the last thing before the program starts, and returns its descriptor."""
     return os.open(folder + "/output.log", _LOG_FLAGS, 0o666)
+
+
+def was_started(folder: str) -> bool:
+    """Whether the attempt's program may have been started: the log is there."""
+    return os.path.lexists(folder + "/output.log")
 
 
 def _make_scratch(work: str, spares: list[str]) -> None:
@@ -224,8 +234,28 @@ def arguments(claim: Claim, folder: str) -> list[bytes]:
 
 
 def write_record(folder: str, attempt: Attempt) -> None:
-    """Writes result.json, by one call: a record that was cut short is not JSON and so is not taken for one."""
-    write_file(folder + "/result.json", digest.encode_value(attempt))
+    """Makes result.json appear, whole.
+
+    It takes over the inode of params.json, which has served: creating a file is the dearest thing that is done for a task that takes a
+    millisecond. It is not truncated first: ext4 flushes a file that was cut to nothing and written again.
+    """
+    data = digest.encode_value(attempt)
+    params = folder + "/params.json"
+    try:
+        descriptor = os.open(params, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        # The task removed it, or replaced it by something else; or the folder was never made.
+        os.makedirs(folder, exist_ok=True)
+        write_file(folder + "/result.part", data)
+        os.rename(folder + "/result.part", folder + "/result.json")
+        return
+    try:
+        write_all(descriptor, data)
+        if os.fstat(descriptor).st_size > len(data):
+            os.ftruncate(descriptor, len(data))
+    finally:
+        os.close(descriptor)
+    os.rename(params, folder + "/result.json")
 
 
 def read_record(folder: str, token: str) -> Attempt | None:
@@ -285,11 +315,16 @@ def write_file(path: str, data: bytes) -> None:
     """Writes a whole file. Raises OSError."""
     descriptor = os.open(path, _WRITE_FLAGS, 0o666)
     try:
-        written = os.write(descriptor, data)
-        while written < len(data):
-            written += os.write(descriptor, data[written:])
+        write_all(descriptor, data)
     finally:
         os.close(descriptor)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Writes all of `data`, in as many calls as it takes."""
+    written = os.write(descriptor, data)
+    while written < len(data):
+        written += os.write(descriptor, data[written:])
 
 
 def failed_call(error: OSError, what: str) -> AttemptFailed:

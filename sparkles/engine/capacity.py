@@ -78,15 +78,19 @@ def wanted(used: Amount, demand: Iterable[Amount], total: Amount, share: Amount 
     return sought if share is None else sought.lesser(share).greater(used)
 
 
-def claims_ahead(slots: int, mean_s: float | None, batch: int) -> int:
-    """How many claims to hold beyond what can start now: about a second's worth, `batch` at most; none while durations are unknown.
+AHEAD_S = 0.2
+"""A claim takes a millisecond and commits are 50 ms apart: a queue of four commits never runs dry."""
 
-    What one worker holds no other can take, and a job that is killed or drained has them to give back; but a claim for each task would
-    cost a transaction for each task.
+
+def claims_ahead(slots: int, mean_s: float | None, batch: int) -> int:
+    """How many claims to hold beyond what can start now: AHEAD_S worth, `batch` at most; none while durations are unknown.
+
+    What one worker holds no other can take, a job that is killed or drained has them to give back, and people see claimed tasks as
+    running; but a claim for each task would cost a transaction for each task.
     """
     if mean_s is None:
         return 0
-    return batch if mean_s * batch <= slots else int(slots / mean_s)
+    return batch if mean_s * batch <= slots * AHEAD_S else int(slots * AHEAD_S / mean_s)
 
 
 def size(count: int) -> str:

@@ -383,19 +383,16 @@ class Worker:
             self._crew.submit(task, lambda: self._stage(task))
         else:
             try:
-                self._launch(task, files.create_folder(task.folder, claim, self._spares))
+                files.create_folder(task.folder, claim, self._spares)
+                self._launch(task, files.create_log(task.folder))
             except OSError as error:
                 self._not_started(task, files.failed_call(error, "the attempt's folder could not be made"))
 
     def _stage(self, task: _Task) -> int:
         """In the crew: the folder and the inputs. Returns the log's descriptor. Raises AttemptFailed or OSError."""
-        log_fd = files.create_folder(task.folder, task.claim, [])
-        try:
-            files.place_inputs(task.claim, task.folder, self._blobs)
-        except BaseException:
-            os.close(log_fd)
-            raise
-        return log_fd
+        files.create_folder(task.folder, task.claim, [])
+        files.place_inputs(task.claim, task.folder, self._blobs)
+        return files.create_log(task.folder)
 
     def _launch(self, task: _Task, log_fd: int) -> None:
         """Starts the program; `log_fd` is closed in any case."""

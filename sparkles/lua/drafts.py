@@ -8,48 +8,38 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
+from sparkles import units
 from sparkles.engine.commands import FileDraft, JobDraft, ResourcesDraft, TaskDraft
 from sparkles.errors import SpecError
 from sparkles.lua.marshal import as_list
 from sparkles.model import Json, OomRetry, OutputGlob, RetryPolicy
 from sparkles.suggest import nearest
 
-_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
-_SIZES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(k|M|G|T|Ki|Mi|Gi|Ti|)B?")
+_Number = TypeVar("_Number", int, float)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*|k8s:[^/\s]+/[^/\s]+|gcp:\S+")
 _TASKS = msgspec.msgpack.Decoder(list[TaskDraft])
 
 
 def duration(value: Json, path: str = "") -> float:
-    """Seconds from a number or from text such as "90s", "1h 30m". Raises SpecError."""
-    where = f"{path}: " if path else ""
-    seconds: float | None = None
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        seconds = float(value)
-    elif isinstance(value, str):
-        parts = _DURATION.findall(value)
-        if parts and not _DURATION.sub("", value).strip():
-            seconds = sum(float(number) * _UNITS_S[unit] for number, unit in parts)
-    if seconds is None or not math.isfinite(seconds) or seconds < 0:
-        raise SpecError(f'{where}expected seconds or text like "90s", "30m", "2h" or "1d", got {shown(value)}')
-    return seconds
+    """Seconds from a number or from text such as "90s" or "1h30m". Raises SpecError."""
+    return _unit(units.parse_duration, value, path)
 
 
 def size(value: Json, path: str) -> int:
     """Bytes from a number or from text such as "1.5Gi" or "800M". Raises SpecError."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0:
-        return int(value)
-    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
-        raise SpecError(f'{path}: expected bytes or text like "800M", "512Mi" or "1.5Gi", got {shown(value)}')
-    return int(float(match[1]) * _SIZES[match[2]])
+    return _unit(units.parse_size, value, path)
+
+
+def _unit(parse: Callable[[Any], _Number], value: Json, path: str) -> _Number:
+    try:
+        return parse(value if not isinstance(value, bytes) else repr(value))
+    except ValueError as error:
+        raise SpecError(f"{path}: {error}" if path else str(error)) from None
 
 
 def shown(value: Json) -> str:
@@ -67,14 +57,10 @@ def resources(value: dict[str, Any], path: str) -> ResourcesDraft:
     """A table of resources; texts stay texts once they are known to be right."""
     cpu = value.get("cpu")
     if cpu is not None:
-        cores = float(cpu[:-1]) / 1000 if isinstance(cpu, str) and re.fullmatch(r"\d+m", cpu) else cpu
-        if isinstance(cores, str) and re.fullmatch(r"\d+(\.\d+)?", cores):
-            cores = cpu = float(cores)
-        if isinstance(cores, str) or not math.isfinite(cores) or cores <= 0:
-            raise SpecError(f'{path}.cpu: expected cores above 0, such as 2, 0.5 or "500m", got {shown(value["cpu"])}')
+        _unit(units.parse_cpu, cpu, f"{path}.cpu")
     for field in ("memory", "disk"):
-        if value.get(field) is not None and size(value[field], f"{path}.{field}") <= 0:
-            raise SpecError(f"{path}.{field}: expected more than 0 bytes, got {shown(value[field])}")
+        if value.get(field) is not None:
+            size(value[field], f"{path}.{field}")
     gpu = value.get("gpu")
     if gpu is not None and gpu < 0:
         raise SpecError(f"{path}.gpu: expected 0 or more, got {gpu}")

@@ -1,7 +1,7 @@
 """The script host: an engine.commands.Program whose strands are Lua coroutines. May import engine and below.
 
 Every yield of a strand is (name, position, bytes ...) and becomes the Command of that name in `_COMMANDS`; an answer goes back as a plain
-value or as bytes. Surprise: the meaning of a name is decided here and in objects.lua only; api.py describes both.
+value or as bytes. Surprise: the meaning of a name is decided here and in the Lua files; api.py describes both.
 """
 
 from __future__ import annotations
@@ -90,9 +90,18 @@ class ScriptHost:
             raise UsageError(f"{self._shown_as}: {len(text)} bytes are too many for a script")
         self._sources[b"@" + self._shown_as.encode("utf-8", "surrogateescape")] = text
         self._runtime.set_args(self._args)
-        strand = self._runtime.spawn_script(text, self._shown_as, "main")
-        self._labels[strand] = "main"
+        strand = self._runtime.spawn_script(text, self._shown_as)
+        self.name(strand, "main")
         return strand
+
+    def name(self, strand: int, label: str) -> None:
+        """Tells what a strand is called, before its first `resume`: its math.random is seeded from that."""
+        self._labels[strand] = label
+        self._runtime.name(strand, label)
+
+    def cancel(self, strand: int) -> None:
+        """The strand is not resumed any more."""
+        self._runtime.drop(strand)
 
     def resume(self, strand: int, answer: Answer | None) -> Asked | Ended:
         """Runs a strand to its next command or its end."""

@@ -301,17 +301,25 @@ function H.draw()
   return result
 end
 
-function H.spawn(fn, label)
+-- A new strand that will run `fn`; the host names it before it is resumed.
+function H.spawn(fn)
   local id = #strands + 1
   local co = armed(real_create(function() return fn() end))
   strands[id], strand_of[co] = co, id
-  generators[id] = table_pack(H.call("seed", label))
   return id
+end
+
+-- Seeds the strand's chance by its label.
+function H.name_strand(id, label) generators[id] = table_pack(H.call("seed", label)) end
+
+-- The strand will not be resumed any more.
+function H.drop(id)
+  strands[id], phases[id], generators[id] = false, nil, nil
 end
 
 local function settle(id, co, ok, tag, name, position, a, b)
   if ok and tag == HOST then return name, position, a, b end
-  strands[id], phases[id] = false, nil
+  H.drop(id)
   if ok then return "ended" end
   if interrupted or tag == STOP then return "interrupted" end
   if tag == LATCHED then return "latched" end

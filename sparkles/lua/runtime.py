@@ -106,11 +106,19 @@ class Runtime:
         for key, value in args.items():
             values[key.encode("utf-8", "surrogateescape")] = value.encode("utf-8", "surrogateescape")
 
-    def spawn_script(self, text: bytes, shown_as: str, label: str) -> int:
+    def spawn_script(self, text: bytes, shown_as: str) -> int:
         """Compiles a script as a strand. Raises WorkflowError with the position of a syntax error."""
         compiled = self._host[b"compile"](text, shown_as.encode("utf-8", "surrogateescape"))
         if isinstance(compiled, tuple):
             _, position, message = compiled
             raise WorkflowError(message.decode("utf-8", "replace"), position.decode("utf-8", "surrogateescape"))
-        strand: int = self._host[b"spawn"](compiled, label.encode())
+        strand: int = self._host[b"spawn"](compiled)
         return strand
+
+    def name(self, strand: int, label: str) -> None:
+        """Seeds a strand's math.random by its label."""
+        self._host[b"name_strand"](strand, label.encode("utf-8", "surrogateescape"))
+
+    def drop(self, strand: int) -> None:
+        """Lets go of a strand that will not be resumed."""
+        self._host[b"drop"](strand)

@@ -114,6 +114,7 @@ def test_an_incomplete_record_is_no_record(place, content):
     job, _ = claimed_by_the_dead(place)
     folder = place.folder(job)
     folder.mkdir(parents=True)
+    (folder / "output.log").touch()
     (folder / "result.json").write_bytes(content)
     settle(place)
     assert (place.task(job).state, place.task(job).losses) == (TaskState.PENDING, 1)
@@ -130,13 +131,15 @@ def test_a_record_with_another_token_is_no_record(place):
     job, (claim,) = claimed_by_the_dead(place)
     folder = place.folder(job)
     folder.mkdir(parents=True)
+    (folder / "output.log").touch()
     (folder / "result.json").write_bytes(msgspec.json.encode(Attempt(claim.ref, "another", "w-0", exit_code=0)))
     settle(place)
-    assert place.task(job).state is TaskState.PENDING
+    assert (place.task(job).state, place.task(job).losses) == (TaskState.PENDING, 1)
 
 
 def test_a_task_that_was_not_started_goes_back_as_if_never_claimed(place):
     job, _ = claimed_by_the_dead(place, 3)
+    place.folder(job, 2).mkdir(parents=True)  # where the worker died between making the folder and starting the program
     (sentence,) = settle(place)
     assert sentence.endswith("3 not started")
     assert [(task.state, task.attempt, task.losses) for task in place.jobs.list_tasks(job)] == [(TaskState.PENDING, 0, 0)] * 3
@@ -184,6 +187,7 @@ def test_several_may_recover_at_once(place):
     for claim in claims[:200]:
         folder = place.folder(job, claim.ref.index)
         folder.mkdir(parents=True)
+        (folder / "output.log").touch()
         if claim.ref.index <= 100:
             record = Attempt(claim.ref, claim.token, "w-1", exit_code=0, ended_at_ms=1)
             (folder / "result.json").write_bytes(msgspec.json.encode(record))

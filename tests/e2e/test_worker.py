@@ -110,7 +110,7 @@ def test_what_a_task_leaves(place):
     )
     place.serve()
     folder = place.folder(job)
-    assert sorted(os.listdir(folder)) == ["output.log", "outputs", "params.json", "result.json", "results.json"]
+    assert sorted(os.listdir(folder)) == ["output.log", "outputs", "result.json", "results.json"]
     assert [artifact.name for artifact in place.attempt(job).outputs] == ["out/a.bin", "out/b.bin"]
     assert (folder / "outputs" / "out" / "b.bin").read_text() == "2\n"
     assert place.attempt(job).results == '{"x": [1]}\n'

@@ -153,7 +153,7 @@ CASES = [
         "row_fn_memory",
         BUILDER + 'b:createTasksFor({{a = 1}}, function() return {resources = {memory = "lots"}} end)\nsubmit(b)',
         "Usage",
-        'w.lua:2: createTasksFor: fn(rows[1]).resources.memory: expected bytes or text like "800M", "512Mi" or "1.5Gi", got \'lots\'',
+        "w.lua:2: createTasksFor: fn(rows[1]).resources.memory: expected a size such as 4Gi or 800M, found 'lots'",
     ),
     (
         "files_number",
@@ -201,7 +201,7 @@ CASES = [
         "resources_memory",
         BUILDER + 'b:setResources{memory = "5 gigs"}',
         "Usage",
-        'w.lua:2: setResources: resources.memory: expected bytes or text like "800M", "512Mi" or "1.5Gi", got \'5 gigs\'',
+        "w.lua:2: setResources: resources.memory: expected a size such as 4Gi or 800M, found '5 gigs'",
     ),
     (
         "resources_option",
@@ -213,7 +213,7 @@ CASES = [
         "resources_cpu",
         BUILDER + "b:setResources{cpu = 0}",
         "Usage",
-        'w.lua:2: setResources: resources.cpu: expected cores above 0, such as 2, 0.5 or "500m", got 0',
+        "w.lua:2: setResources: resources.cpu: expected a number of cores above 0, found 0",
     ),
     ("env_value", BUILDER + "b:setEnv{PATH = {}}", "Usage", "w.lua:2: setEnv: vars.PATH: expected string or number, got table"),
     (
@@ -238,7 +238,7 @@ CASES = [
         "timeout",
         BUILDER + 'b:setTimeout("2 fortnights")',
         "Usage",
-        'w.lua:2: setTimeout: timeout: expected seconds or text like "90s", "30m", "2h" or "1d", got \'2 fortnights\'',
+        "w.lua:2: setTimeout: timeout: expected a duration such as 90s, 1.5m or 24h, found '2 fortnights'",
     ),
     (
         "retry_attempts",
@@ -463,7 +463,7 @@ CASES = [
         "sleep",
         'sleep("soon")',
         "Usage",
-        'w.lua:1: sleep: duration: expected seconds or text like "90s", "30m", "2h" or "1d", got \'soon\'',
+        "w.lua:1: sleep: duration: expected a duration such as 90s, 1.5m or 24h, found 'soon'",
     ),
     (
         "randomseed",

@@ -62,7 +62,10 @@ def test_the_wheel_works_from_an_empty_environment(wheel: Path, tmp_path: Path) 
     install = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-index", str(wheel)]
     subprocess.run(install, check=True, capture_output=True, timeout=100)
     paths = [path for path in sys.path if path.endswith("site-packages")]
-    code = f"import sys; sys.path += {paths!r}; import sparkles, sparkles.cli.main; print(sparkles.__file__, flush=True); sys.exit(sparkles.cli.main.main())"
+    code = (
+        f"import sys; sys.path += {paths!r}; import sparkles, sparkles.cli.main; "
+        "print(sparkles.__file__, flush=True); sys.exit(sparkles.cli.main.main())"
+    )
     done = subprocess.run(
         [python, "-c", code, "version"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )

@@ -84,9 +84,9 @@ def test_never_more_than_the_host_has_is_sought(used, demand, total, share):
 
 @pytest.mark.parametrize(
     ("slots", "mean_s", "expected"),
-    [(2, None, 0), (2, 0.001, 32), (2, 0.0625, 32), (2, 0.5, 4), (2, 30.0, 0), (64, 1.0, 32), (4, 0.0, 32)],
+    [(2, None, 0), (2, 0.001, 32), (2, 0.0125, 32), (2, 0.1, 4), (2, 0.5, 0), (64, 0.2, 32), (4, 0.0, 32)],
 )
-def test_claims_ahead_are_a_second_of_work(slots, mean_s, expected):
+def test_claims_ahead_are_a_fifth_of_a_second_of_work(slots, mean_s, expected):
     assert claims_ahead(slots, mean_s, 32) == expected
 
 

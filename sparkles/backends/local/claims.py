@@ -25,21 +25,16 @@ _OPEN_JOBS = (
 _COLUMNS = "t.idx, t.attempt, t.tries, t.losses, t.memory_bytes, s.spec, s.params"
 
 _READY = (
-    f"SELECT {_COLUMNS} FROM tasks AS t INDEXED BY tasks_ready JOIN specs AS s ON s.job = t.job AND s.idx = t.idx"
+    f"SELECT {_COLUMNS} FROM tasks AS t INDEXED BY tasks_pending JOIN specs AS s ON s.job = t.job AND s.idx = t.idx"
     " WHERE t.job = ? AND t.state = 'pending' AND t.not_before_ms = 0 ORDER BY t.idx LIMIT ?"
 )
 
 _DUE = (
-    f"SELECT {_COLUMNS} FROM tasks AS t INDEXED BY tasks_delayed JOIN specs AS s ON s.job = t.job AND s.idx = t.idx"
+    f"SELECT {_COLUMNS} FROM tasks AS t INDEXED BY tasks_pending JOIN specs AS s ON s.job = t.job AND s.idx = t.idx"
     " WHERE t.job = ? AND t.state = 'pending' AND t.not_before_ms > 0 AND t.not_before_ms <= ? ORDER BY t.idx LIMIT ?"
 )
 
-_HAS_READY = "SELECT 1 FROM tasks INDEXED BY tasks_ready WHERE job = ? AND state = 'pending' AND not_before_ms = 0 LIMIT 1"
-
-_DELAYED = (
-    "SELECT not_before_ms FROM tasks INDEXED BY tasks_delayed WHERE job = ? AND state = 'pending' AND not_before_ms > 0"
-    " ORDER BY not_before_ms LIMIT 1"
-)
+_NEXT = "SELECT not_before_ms FROM tasks INDEXED BY tasks_pending WHERE job = ? AND state = 'pending' ORDER BY not_before_ms LIMIT 1"
 
 _RUNNING = "SELECT count(*) FROM tasks INDEXED BY tasks_claimed WHERE state = 'claimed' AND job = ?"
 
@@ -76,7 +71,7 @@ class Claims:
                     if room <= 0:
                         continue
                 found = self._take(connection, sequence, room, now_ms)
-                if not found and not connection.execute(_DELAYED, (sequence,)).fetchone():
+                if not found and not connection.execute(_NEXT, (sequence,)).fetchone():
                     empty.append((sequence,))
                 for row in found:
                     token = secrets.token_hex(12)
@@ -112,11 +107,11 @@ class Claims:
         """See ports.JobStore."""
         least: int | None = None
         for sequence, _, _ in self._db.all(_OPEN_JOBS, (pool,)):
-            if self._db.one(_HAS_READY, (sequence,)):
-                return 0
-            row = self._db.one(_DELAYED, (sequence,))
+            row = self._db.one(_NEXT, (sequence,))
             if row is not None and (least is None or row[0] < least):
                 least = row[0]
+            if least == 0:
+                break
         return least
 
     def finish(self, finishes: Sequence[Finish]) -> list[bool]:

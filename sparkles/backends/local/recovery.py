@@ -119,7 +119,7 @@ def _settle(worker: Worker, how: str, jobs: JobStore, blobs: Blobs, clock: Clock
     for claim in jobs.list_claims(worker.id):
         folder = os.fspath(blobs.folder(claim.ref))
         record = files.read_record(folder, claim.token)
-        if record is None and not os.path.isdir(folder):
+        if record is None and not files.was_started(folder):
             unstarted.append(claim)
             continue
         if record is None:

@@ -29,7 +29,7 @@ _GET_STEP = (
 
 _PUT_STEP = (
     f"INSERT INTO steps (run, {_STEP}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-    " ON CONFLICT (run, digest, occurrence, kind, strand) DO UPDATE SET state = excluded.state, parts = excluded.parts,"
+    " ON CONFLICT (digest, run, occurrence, kind, strand) DO UPDATE SET state = excluded.state, parts = excluded.parts,"
     " position = excluded.position, value = excluded.value, error = excluded.error, started_at_ms = excluded.started_at_ms,"
     " ended_at_ms = excluded.ended_at_ms"
 )

@@ -54,7 +54,7 @@ CREATE TABLE steps (
     error INTEGER NOT NULL,
     started_at_ms INTEGER NOT NULL,
     ended_at_ms INTEGER,
-    UNIQUE (run, digest, occurrence, kind, strand)
+    UNIQUE (digest, run, occurrence, kind, strand) -- digest first: it tells steps apart at the first comparison
 ) STRICT;
 CREATE INDEX steps_by_strand ON steps (run, strand, sequence);
 
@@ -95,11 +95,11 @@ CREATE TABLE tasks (
     name TEXT NOT NULL,
     PRIMARY KEY (job, idx)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX tasks_ready ON tasks (job, idx) WHERE state = 'pending' AND not_before_ms = 0;
-CREATE INDEX tasks_delayed ON tasks (job, not_before_ms) WHERE state = 'pending' AND not_before_ms > 0;
-CREATE INDEX tasks_claimed ON tasks (worker, job) WHERE state = 'claimed';
+-- state is in their keys so that counting reads the index alone.
+CREATE INDEX tasks_pending ON tasks (job, state, not_before_ms, idx) WHERE state = 'pending';
+CREATE INDEX tasks_claimed ON tasks (worker, state, job) WHERE state = 'claimed';
 CREATE INDEX tasks_bad ON tasks (job, state) WHERE state IN ('failed', 'cancelled');
-CREATE INDEX tasks_reused ON tasks (job) WHERE origin_job IS NOT NULL;
+CREATE INDEX tasks_reused ON tasks (job, origin_job) WHERE origin_job IS NOT NULL;
 CREATE INDEX tasks_by_origin ON tasks (origin_job, origin_idx, origin_attempt) WHERE origin_job IS NOT NULL;
 
 CREATE TABLE specs ( -- apart from tasks: counting and claiming read no specs

@@ -1,0 +1,83 @@
+"""`wait` and `watch`: until jobs have ended. The first one serves jobs that nobody serves and judges; the other only looks on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from sparkles.cli import render
+from sparkles.cli.arguments import DURATION, JOB, json_option
+from sparkles.errors import JobFailed
+
+if TYPE_CHECKING:
+    from sparkles.app import App
+    from sparkles.cli.main import Invocation
+    from sparkles.model import Counts, Job
+
+
+@click.command(epilog="Example:  sparkles wait LAST --timeout 2h")
+@click.argument("words", metavar="JOB...", nargs=-1, required=True, type=JOB)
+@click.option("--timeout", metavar="DURATION", type=DURATION, help="Give up after 90s, 1.5m, 24h; the jobs go on.")
+@click.option("-q", "--quiet", is_flag=True, help="Show errors only.")
+@json_option
+@click.pass_obj
+def wait(invocation: Invocation, /, words: tuple[str, ...], timeout: float | None, quiet: bool, as_json: bool) -> None:
+    """Waits until jobs have ended.
+
+    A job of `sparkles sub` that nobody serves is served meanwhile. Exit code 1 if tasks failed or were cancelled, or if the time is over.
+    """
+    _wait(invocation.app, words, timeout, quiet=quiet, as_json=as_json, serve=True)
+
+
+@click.command(epilog="Example:  sparkles watch LAST")
+@click.argument("words", metavar="JOB...", nargs=-1, required=True, type=JOB)
+@click.pass_obj
+def watch(invocation: Invocation, /, words: tuple[str, ...]) -> None:
+    """Shows the progress of jobs until they have ended.
+
+    It only looks on: Ctrl-C ends the watching, not the jobs, and failed tasks make no exit code.
+    """
+    _wait(invocation.app, words, None, quiet=False, as_json=False, serve=False)
+
+
+def _wait(app: App, words: Sequence[str], timeout: float | None, *, quiet: bool, as_json: bool, serve: bool) -> None:
+    from sparkles.cli.jobs import status_value
+    from sparkles.cli.progress import Progress
+    from sparkles.cli.serving import Waiting, interrupts_for
+    from sparkles.engine import selecting
+
+    jobs = selecting.select_jobs(app.jobs, words)
+    progress = Progress(quiet=quiet)
+    try:
+        with interrupts_for(
+            progress, f"sparkles {'wait' if serve else 'watch'} {' '.join(job.id for job in jobs)}"
+        )() as interrupts:
+            counts = Waiting(app, progress, interrupts, serve=serve).until_done(jobs, timeout)
+    finally:
+        progress.close()
+    if as_json:
+        for job in jobs:
+            render.json_line(status_value(app, job))
+    if serve:
+        judge(app, jobs, counts)
+
+
+def judge(app: App, jobs: Sequence[Job], counts: dict[str, Counts]) -> None:
+    """Raises JobFailed, with notes, where tasks of the jobs failed or were cancelled."""
+    from sparkles.cli.failures import failure_notes
+    from sparkles.engine.monitor import failure_sentence
+    from sparkles.model import TaskState
+
+    bad = [job for job in jobs if counts[job.id].failed or counts[job.id].cancelled]
+    if not bad:
+        return
+    first = bad[0]
+    failed = tuple(task.index for task in app.jobs.list_tasks(first.id, limit=10, states={TaskState.FAILED}))
+    error = JobFailed("; ".join(failure_sentence(app.jobs, job.id, counts[job.id]) for job in bad), first.id, failed)
+    if failed:
+        for text in failure_notes(app, first.id, failed[0]):
+            error.add_note(text)
+    error.add_note(f"try again what failed: sparkles reset {first.id}")
+    raise error
