@@ -53,9 +53,7 @@ class Strand:
         self.command: Command | None = None
 
 
-def run_strands(
-    program: Program, session: Session, notifier: Notifier, clock: Clock, interrupted: Callable[[], None]
-) -> Ended:
+def run_strands(program: Program, session: Session, notifier: Notifier, clock: Clock, interrupted: Callable[[], None]) -> Ended:
     """Runs a program to the end of its main strand and of every strand that was spawned.
 
     Args:

@@ -33,27 +33,48 @@ class ScriptError(Exception):
 
 
 class GeneratorProgram:
-    """A script as a generator: it yields commands and is sent their values; an uncaught ScriptError ends it."""
+    """A script as generators, one a strand: each yields commands and is sent their values; an uncaught ScriptError ends it.
+
+    `self.child(function)` in a program (it gets the program as its argument, if it takes one) makes a strand for Parallel and Spawn;
+    `self.values[number]` is what it returned.
+    """
 
     def __init__(self, function):
-        self._generator = function()
+        self._generators = {}
+        self.values = {}
+        self.labels = {}
+        self.cancelled = []
+        self._function = function
 
     def start(self):
-        return 1
+        return self.child(self._function)
+
+    def child(self, function):
+        number = len(self._generators) + 1
+        takes = function.__code__.co_argcount
+        self._generators[number] = function(self) if takes else function()
+        return number
+
+    def name(self, strand, label):
+        self.labels[strand] = label
+
+    def cancel(self, strand):
+        self.cancelled.append(self.labels[strand])
 
     def resume(self, strand, answer):
         try:
             if answer is None:
-                command = next(self._generator)
+                command = next(self._generators[strand])
             elif isinstance(answer, Raised):
-                command = self._generator.throw(ScriptError(answer.error))
+                command = self._generators[strand].throw(ScriptError(answer.error))
             else:
-                command = self._generator.send(answer.value if isinstance(answer, Done) else answer)
-        except StopIteration:
+                command = self._generators[strand].send(answer.value if isinstance(answer, Done) else answer)
+        except StopIteration as stop:
+            self.values[strand] = stop.value
             return Ended(strand)
         except ScriptError as error:
-            return Ended(strand, error.error, "w.lua:1")
-        return Asked(strand, "main", command)
+            return Ended(strand, error.error, f"w.lua:{strand}")
+        return Asked(strand, command)
 
 
 class InlineFleet:
@@ -146,9 +167,7 @@ class World:
             self.runs.create_run(Run(run_id, "w.lua", "{}", RunState.RUNNING, 7, DRIVER))
         run = self.runs.take_run(run_id, DRIVER, lambda process: True, 0)
         notifier = AdvancingNotifier(self.clock)
-        ports = Ports(
-            runs=self.runs, jobs=self.jobs, blobs=self.blobs, fleet=self.fleet, notifier=notifier, clock=self.clock
-        )
+        ports = Ports(runs=self.runs, jobs=self.jobs, blobs=self.blobs, fleet=self.fleet, notifier=notifier, clock=self.clock)
         settings = Options(root=self.root, state=self.state, environ={"PATH": "/usr/bin:/bin"}, **options)
         drive(run, DRIVER, lambda session: GeneratorProgram(program), ports, settings, self.events.append, Interrupts())
 
