@@ -27,9 +27,9 @@ class Join:
         self._decided: str | None = None
         recorded = self._asking.recorded
         if recorded is not None and recorded.error and recorded.value is not None:
+            decision = decide(recorded, journal.followed(recorded))
             # An error that ended the run is tried again: then nobody decides beforehand.
-            if isinstance(decide(recorded, journal.followed(recorded)), Reuse):
-                self._decided = digest.parse(recorded.value)["decided"]
+            self._decided = digest.parse(recorded.value)["decided"] if isinstance(decision, Reuse) else None
         self._queued: deque[int] = deque()
         self._running: set[int] = set()
         self._failed: list[tuple[str, Ended]] = []

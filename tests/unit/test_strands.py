@@ -326,7 +326,7 @@ def test_a_strand_that_waits_for_itself_is_a_deadlock_and_named(world):
         yield Spawn(child=Child(numbers["self"], "w"))
         yield Await(strand=numbers["self"])
 
-    with pytest.raises(WorkflowError, match="deadlock: strand main/w waits for itself|deadlock"):
+    with pytest.raises(WorkflowError, match="deadlock: strand main/w waits for itself"):
         world.execute(script)
 
 
@@ -381,14 +381,12 @@ def test_interrupted_and_replayed_programs_see_one_history(tmp_path_factory, tre
         def function(program):
             # Sleeps are keyed by their length, which differs from execution to execution: the order of the strands does too.
             seen.append((yield from build(tree, random.Random(seed), left)(program)))
+            raise Stop
 
         return function
 
-    try:
-        world.execute(script([stop], seed))
-    except Stop:
-        world.execute(script(None, seed))
-    first = seen[-1]
-    # The same journal once more, in another order.
-    world.execute(script(None, seed + 1))
-    assert seen[-1] == first
+    for left, order in (([stop], seed), (None, seed), (None, seed + 1)):
+        with pytest.raises(Stop):
+            world.execute(script(left, order))
+    assert len(seen) >= 2
+    assert all(each == seen[0] for each in seen)
