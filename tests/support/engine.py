@@ -1,5 +1,6 @@
 """A session's surroundings without processes: memory stores, a fleet that runs tasks as Python functions, programs as generators."""
 
+import time
 from pathlib import Path
 
 from sparkles.backends.clock import ManualClock
@@ -100,7 +101,7 @@ class InlineFleet:
 
 
 class AdvancingNotifier:
-    """No hints: waiting passes the time on the manual clock."""
+    """No hints: waiting passes the time on the manual clock, and a little of the real one: shell commands are real processes."""
 
     def __init__(self, clock):
         self._clock = clock
@@ -109,6 +110,7 @@ class AdvancingNotifier:
         pass
 
     def wait(self, timeout_s):
+        time.sleep(0.002)
         self._clock.advance(timeout_s)
         return False
 
