@@ -107,7 +107,7 @@ def load(
         root = find_root(cwd)
         folder = root / STATE_FOLDER
     values: dict[str, Any] = {}
-    sources: dict[str, str] = {key: "built in" for key in KEYS}
+    sources: dict[str, str] = dict.fromkeys(KEYS, "built in")
     sources["state"] = "--state" if state else "SPARKLES_HOME" if chosen else "found upwards from the current folder"
     profile = profile or environ.get("SPARKLES_PROFILE") or ""
     home = Path(environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME") or "/") / ".config") / "sparkles" / "config.toml"

@@ -1,8 +1,9 @@
 """Canonical JSON and the digests made from it. Pure; may import model and errors.
 
-Canonical means: keys sorted, no white space, integers as integers, floats in the shortest digits that give them back (1.0 stays 1.0, so
-that 1 and 1.0 differ as they do in Lua), non-ASCII as UTF-8. A `bytes` (a Lua string that is not UTF-8) is written {"$bytes": base64}, and a table
-whose only key begins with `$` is wrapped as {"$table": ...}, so that every value survives a round trip.
+Canonical means: keys sorted, no white space, integers as integers, floats in the shortest digits that give them back (1.0 stays
+1.0, so that 1 and 1.0 differ as they do in Lua), non-ASCII as UTF-8. A `bytes` (a Lua string that is not UTF-8) is written
+{"$bytes": base64}, and a table whose only key begins with `$` is wrapped as {"$table": ...}, so that every value survives a round
+trip.
 """
 
 from __future__ import annotations

@@ -123,8 +123,8 @@ def bar_line(gauge: Gauge, now: float, width: int, full: str = "█", empty: str
     return cut
 
 
-def summary(gauge: Gauge, now: float) -> str:
-    """The line that a job leaves when it has ended."""
+def summary(gauge: Gauge, now: float, *, timed: bool = True) -> str:
+    """The line that a job leaves when it has ended; not `timed` where it was over when it was first looked at."""
     counts = gauge.counts
     if counts.succeeded == counts.total:
         how = f"{render.plural(counts.total, 'task')} succeeded"
@@ -132,7 +132,7 @@ def summary(gauge: Gauge, now: float) -> str:
         shown = (("succeeded", counts.succeeded), ("failed", counts.failed), ("cancelled", counts.cancelled))
         how = ", ".join(f"{count} {word}" for word, count in shown if count)
     reused = f", {counts.reused} of them reused" if counts.reused else ""
-    return f"{gauge.job}: {how}{reused}; {render.duration(now - gauge.began)}"
+    return f"{gauge.job}: {how}{reused}" + (f"; {render.duration(now - gauge.began)}" if timed else "")
 
 
 class Progress:
@@ -235,7 +235,7 @@ class Progress:
         now = self.clock()
         counts = event.counts
         gauge = self._gauges.get(event.job)
-        first = gauge is None or gauge.counts.total == 0
+        first = gauge is None
         if gauge is None:
             gauge = self._gauges[event.job] = Gauge(event.job, now)
         if event.job in self._over:
@@ -247,10 +247,12 @@ class Progress:
         if counts.done:
             self._over.add(event.job)
             del self._gauges[event.job]
-            style = "red" if counts.failed else "yellow" if counts.cancelled else "green"
-            self.say(summary(gauge, now), style)
             if not any(each not in self._over for each in self._gauges):
                 self._stop()
+            elif self._live is not None:
+                self._live.update(self._frame(self._live.console, now))  # without it; drawn with the line that follows
+            style = "red" if counts.failed else "yellow" if counts.cancelled else "green"
+            self.say(summary(gauge, now, timed=not first), style)
         elif self._quiet:
             return
         elif self._terminal:

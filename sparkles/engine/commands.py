@@ -91,8 +91,10 @@ class Submit(Command, frozen=True, kw_only=True):
 
 
 class Wait(Command, frozen=True, kw_only=True):
-    """-> {"jobs": [{"id", "name", "count", "counts": {state: n}}]} in the order asked. Raises kind "JobFailed" if tasks failed or were cancelled,
-    unless `allow_failures`; kind "WaitTimeout" after `timeout_s`."""
+    """-> {"jobs": [{"id", "name", "count", "counts": {state: n}}]} in the order asked.
+
+    Raises kind "JobFailed" if tasks failed or were cancelled, unless `allow_failures`; kind "WaitTimeout" after `timeout_s`.
+    """
 
     jobs: tuple[str, ...]
     allow_failures: bool = False
@@ -107,8 +109,10 @@ class Fetch(Command, frozen=True, kw_only=True):
 
 
 class Shell(Command, frozen=True, kw_only=True):
-    """-> {"exitCode", "stdout", "stderr", "seconds"}; output beyond 1 MiB each is left in the run's folder. Raises kind "ShellFailed" on a non-zero
-    exit unless `allow_failure`."""
+    """-> {"exitCode", "stdout", "stderr", "seconds"}; output beyond 1 MiB each is left in the run's folder.
+
+    Raises kind "ShellFailed" on a non-zero exit unless `allow_failure`.
+    """
 
     command: ShellCommand
     env: dict[str, str] = {}
@@ -212,8 +216,8 @@ class Await(Command, frozen=True, kw_only=True):
 class StepError(msgspec.Struct, frozen=True):
     """An error as a script sees it and as the journal keeps it.
 
-    `kind` is what a script can test: JobFailed, WaitTimeout, ShellFailed, ReadFailed, WriteFailed, StepFailed, Usage. `fields` are further values
-    (JobFailed: job, failed = indexes of the first ten; ShellFailed: exitCode, stdout, stderr).
+    `kind` is what a script can test: JobFailed, WaitTimeout, ShellFailed, WriteFailed, StepFailed, Usage. `fields` are further
+    values (JobFailed: job, failed = indexes of the first ten; ShellFailed: exitCode, stdout, stderr).
     `usage`: a mistake in the script or its input: the run is refused (exit 2) rather than failed.
     """
 

@@ -114,7 +114,7 @@ class RunFiles:
     def stored(self, path: str) -> Artifact:
         """Stores an input's bytes as they were at this point of the run."""
         target = self.resolve(path)
-        if target in self._writes and self._writes[target]:
+        if self._writes.get(target):
             content = self.at_this_point(target)
             if content is None:
                 raise UsageError(f"{path}: no such file at this point of the run")
@@ -133,7 +133,8 @@ class RunFiles:
         return sorted(found)
 
     def artifact(self, ref: dict[str, Any]) -> Artifact:
-        """An output of an earlier task, as scripts hold it: {job, index, name, digest, size}. Raises UsageError where its bytes are gone."""
+        """An output of an earlier task, as scripts hold it: {job, index, name, digest, size}. Raises UsageError where its bytes are
+        gone."""
         try:
             artifact = Artifact(
                 str(ref["name"]), Digest(str(ref["digest"])), int(ref["size"]), bool(ref.get("executable", False))

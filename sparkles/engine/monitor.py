@@ -147,10 +147,12 @@ class WaitSteps:
         return self._raised(value, reused=False)
 
     def count(self, job_id: str) -> Counts:
-        """Counts a job that is being waited for, and tells."""
-        counts = self._store.count_tasks(job_id)
+        """Counts a job that is being waited for."""
+        return self._store.count_tasks(job_id)
+
+    def tell(self, job_id: str, counts: Counts) -> None:
+        """Shows a count."""
         self._report(Progressed(job=job_id, counts=counts))
-        return counts
 
     def keep_served(self) -> None:
         """Called while tasks are pending or claimed: a worker that died is noticed and replaced."""
@@ -181,13 +183,15 @@ class JobsWait:
             self._early = True
             return None
         self._early = False
-        for job_id in self._command.jobs:
-            known = self._counts.get(job_id)
-            if known is None or not known.done:
-                self._counts[job_id] = self._steps.count(JobId(job_id))
+        open_jobs = [job_id for job_id in self._command.jobs if job_id not in self._counts or not self._counts[job_id].done]
+        for job_id in open_jobs:
+            self._counts[job_id] = self._steps.count(JobId(job_id))
+        # Whoever shows it may take its time, with the first drawing above all: that is not the price of counting.
+        after = self._steps.clock()
+        for job_id in open_jobs:
+            self._steps.tell(job_id, self._counts[job_id])
         if all(counts.done for counts in self._counts.values()):
             return self._steps.end(self._asking, self._command, self._counts)
-        after = self._steps.clock()
         self._next = after + max(LEAST_PACE_S, min((after - now) / COUNTING_SHARE, 2.0))
         if after - self._checked >= GREATEST_PACE_S:
             self._checked = after

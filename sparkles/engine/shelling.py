@@ -93,7 +93,7 @@ class ShellSteps:
             "stderr": _head(wait.stem.with_suffix(".err")),
             "seconds": round(seconds, 3),
         }
-        if code == 0 and not timed_out or wait.command.allow_failure and not timed_out:
+        if not timed_out and (code == 0 or wait.command.allow_failure):
             self._journal.finish(wait.asking, value)
             return _answer(value, False, reused=False)
         shown = wait.command.command if isinstance(wait.command.command, str) else " ".join(wait.command.command)

@@ -37,14 +37,15 @@ def until_done(
     while True:
         interrupted()
         before = clock.monotonic()
-        for job in jobs:
-            if job.id not in counts or not counts[job.id].done:
-                counts[job.id] = store.count_tasks(job.id)
-                report(Progressed(job=job.id, counts=counts[job.id]))
-        left = [job for job in jobs if not counts[job.id].done]
+        counted = [job for job in jobs if job.id not in counts or not counts[job.id].done]
+        for job in counted:
+            counts[job.id] = store.count_tasks(job.id)
+        now = clock.monotonic()
+        for job in counted:
+            report(Progressed(job=job.id, counts=counts[job.id]))
+        left = [job for job in counted if not counts[job.id].done]
         if not left:
             return counts
-        now = clock.monotonic()
         if now - served_at >= GREATEST_PACE_S:
             served_at = now
             for job in left:

@@ -584,7 +584,7 @@ def test_a_mistake_of_the_script_is_refused_and_loses_nothing(world, command, me
         world.execute(program)
     assert message in str(raised.value)
     assert str(raised.value).startswith("w.lua:1: ")
-    assert [step.key.kind for step in world.runs.list_steps(world.run_id)][0] == "log"
+    assert next(step.key.kind for step in world.runs.list_steps(world.run_id)) == "log"
 
 
 def test_a_second_driver_is_refused_by_name(world):

@@ -61,7 +61,7 @@ class Database:
     # Statements
 
     def connection(self) -> sqlite3.Connection:
-        """This thread's connection. Errors of direct use are sqlite3's own: `translated` and `atomic` translate them."""
+        """This thread's connection, for the hot path: what it raises is sqlite3's own, to be given to `translate`."""
         try:
             found: sqlite3.Connection = self._local.connection
         except AttributeError:

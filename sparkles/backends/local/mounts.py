@@ -52,12 +52,10 @@ def find_kind(path: str) -> tuple[str, str]:
     path = os.path.realpath(path)
     if sys.platform == "linux":
         try:
-            # latin-1 on both sides: mount points are bytes, and only have to compare equal.
-            with open("/proc/mounts", encoding="latin-1") as file:
-                kind, point = kind_at(os.fsencode(path).decode("latin-1"), file.read())
+            with open("/proc/mounts", "rb") as file:
+                return kind_at(path, os.fsdecode(file.read()))
         except OSError:
             return "", ""
-        return kind, os.fsdecode(point.encode("latin-1"))
     import psutil  # no /proc: imported here because Linux does not need it
 
     lines = [

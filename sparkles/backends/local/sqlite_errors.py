@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import shutil
 import sqlite3
 from pathlib import Path
@@ -57,7 +58,8 @@ def os_error(error: OSError, what: str, path: Path) -> BackendError:
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         why = f"{why}. Make it writable, or name another state folder (--state)"
     elif error.errno in (errno.ENOTDIR, errno.EEXIST):
-        why = f"{error.filename or path} is not a folder. Move it away, or name another state folder (--state)"
+        blocking = next((each for each in (path, *path.parents) if each.exists() and not each.is_dir()), path)
+        why = f"{blocking} is not a folder. Move it away, or name another state folder (--state)"
     return BackendError(f"cannot {what} {path}: {why}", what, str(path))
 
 
@@ -65,16 +67,15 @@ def damaged(path: Path, found: str) -> Damaged:
     """The database is damaged: says where the newest backup is and how to go back to it."""
     backups = sorted(path.parent.glob(f"{path.name}.backup*"), key=lambda each: each.stat().st_mtime)
     backups = [each for each in backups if ".part-" not in each.name]
+    file, log, index = (shlex.quote(f"{path}{suffix}") for suffix in ("", "-wal", "-shm"))
+    aside = f"mv {file} {shlex.quote(f'{path}.damaged')}; rm -f {log} {index}"
     if backups:
         remedy = (
             f"The newest backup is {backups[-1]} (made before a migration or by `sparkles doctor`). To go back to it: end every"
-            f" sparkles of this folder; mv {path} {path}.damaged; rm -f {path}-wal {path}-shm; cp {backups[-1]} {path}"
+            f" sparkles of this folder; {aside}; cp {shlex.quote(str(backups[-1]))} {file}"
         )
     else:
-        remedy = (
-            f"There is no backup yet (`sparkles doctor` makes one). To begin anew, with outputs and content kept: mv {path} {path}.damaged;"
-            f" rm -f {path}-wal {path}-shm"
-        )
+        remedy = f"There is no backup yet (`sparkles doctor` makes one). To begin anew, with outputs and content kept: {aside}"
     return Damaged(f"{path} is damaged: {found}. {remedy}", "read", str(path))
 
 

@@ -71,7 +71,8 @@ class Tasks:
         row = self._db.one("SELECT spec, params FROM specs WHERE job = ? AND idx = ?", (self._sequence(job_id), index))
         if row is None:
             raise self._no_task(job_id, index)
-        return self._rows.task_spec(*row, job_id, index)
+        spec, params = row
+        return self._rows.task_spec(spec, params, job_id, index)
 
     def list_tasks(
         self, job_id: str, *, first: int = 1, limit: int | None = None, states: Collection[TaskState] | None = None
