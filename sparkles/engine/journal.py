@@ -97,8 +97,10 @@ class Journal:
         return self._store.list_steps(self._run, kinds=kinds)
 
     def _put(self, asking: Asking, state: StepState, value: Json, error: bool, ended_at_ms: int | None) -> None:
-        self._sequence += 1
-        started = self._started_at_ms.get(asking.key, ended_at_ms or 0)
+        started = self._started_at_ms.get(asking.key)
+        if started is None or ended_at_ms is None:
+            self._sequence += asking.recorded is None  # a step keeps the sequence that it has
+            started = started if started is not None else ended_at_ms or 0
         if ended_at_ms is not None:
             self._started_at_ms.pop(asking.key, None)
         step = Step(

@@ -72,6 +72,12 @@ RECORDS: tuple[Record, ...] = (
         ),
         opaque=True,
     ),
+    Record("Strand", "A function that `spawn` started.", opaque=True),
+    Record(
+        "MapOpts",
+        "How `map` runs.",
+        (_opt("limit", "integer", "How many run at a time; all, where it is not set."),),
+    ),
     Record(
         "Result",
         "What became of a job that was waited for.",
@@ -497,6 +503,43 @@ FUNCTIONS: tuple[Function, ...] = (
         (Field("duration", "number|string", 'Seconds, or text such as "10m".'),),
         "nil",
         "Waits. The time to wake up is recorded, so that a resumed run does not wait again.",
+        step=True,
+    ),
+    Function(
+        "parallel",
+        (Field("functions", "table", "Name to function; `limit = n` runs at most n at a time."),),
+        "table",
+        "Runs functions side by side, each a line of control of its own, and returns their values under the same names. The first error"
+        " ends the others' waiting (their jobs go on) and is raised here, with the line that raised it.",
+        step=True,
+        example="local r = parallel{a = function() return run(x) end, b = function() return run(y) end}",
+    ),
+    Function(
+        "map",
+        (
+            Field("list", "any[]", "The items; they tell the lines of control apart, by their content."),
+            Field("fn", "function", "Gets (item, index); its first value is the result."),
+            _opt("opts", "MapOpts", "How to run."),
+        ),
+        "any[]",
+        "`parallel` over a list: the results in the list's order.",
+        step=True,
+        example="local results = map(samples, function(s) return run(jobFor(s)) end, {limit = 4})",
+    ),
+    Function(
+        "spawn",
+        (Field("fn", "function", "Runs beside the script."),),
+        "Strand",
+        "Starts a function beside the script and returns at once. The script waits for it at its end.",
+        step=True,
+        example="local s = spawn(function() return run(job) end)\nlocal result = s:await()",
+    ),
+    Function(
+        "await",
+        (),
+        "any",
+        "Waits for the function to end and returns its value, or raises its error.",
+        owner="Strand",
         step=True,
     ),
     Function(

@@ -196,7 +196,7 @@ local function checked(spec, fn)
   end
 end
 
-local VARIABLE = { JobBuilder = "builder", Result = "result" }
+local VARIABLE = { JobBuilder = "builder", Result = "result", Strand = "strand" }
 
 -- The same for a method: `fn` gets the object first.
 local function checked_method(spec, fn)

@@ -62,7 +62,6 @@ class ScriptHost:
         self._outcomes = outcomes
         self._modules = Modules(script, shown_as, roots, [FOLDER / file for file in FILES])
         self._sources: dict[bytes, bytes] = {}
-        self._labels: dict[int, str] = {}
         self._asked: dict[int, bytes] = {}
         self._runtime = Runtime(
             {
@@ -76,6 +75,7 @@ class ScriptHost:
                 "duration": self._duration,
                 "typed_params": self._typed_params,
                 "outcomes": self._page,
+                "key": lambda content: hashlib.sha256(content).hexdigest()[:12].encode(),
             },
             max_memory,
         )
@@ -96,7 +96,6 @@ class ScriptHost:
 
     def name(self, strand: int, label: str) -> None:
         """Tells what a strand is called, before its first `resume`: its math.random is seeded from that."""
-        self._labels[strand] = label
         self._runtime.name(strand, label)
 
     def cancel(self, strand: int) -> None:
@@ -113,7 +112,7 @@ class ScriptHost:
             position = stopped[1].decode("utf-8", "surrogateescape")
             self._asked[strand] = name
             try:
-                return Asked(strand, self._labels[strand], make(position, stopped[2], stopped[3]))
+                return Asked(strand, make(position, stopped[2], stopped[3]))
             except UsageError as error:
                 # What cannot be sent is the author's mistake, raised at the line that asked.
                 return self.resume(strand, Raised(StepError(error.message, kind="Usage", usage=True)))
@@ -300,6 +299,17 @@ def _write_text(position: str, sent: bytes, text: bytes) -> ask.Command:
     return ask.Write(position=position, writer="text", path=_path("writeText", from_lua(sent)["path"]), content=text)
 
 
+def _parallel(position: str, sent: bytes, _rest: None) -> ask.Command:
+    value = from_lua(sent)
+    children = tuple(ask.Child(child["strand"], _text(child["key"])) for child in as_list(value["children"]))
+    return ask.Parallel(position=position, children=children, limit=value.get("limit"))
+
+
+def _spawn(position: str, sent: bytes, _rest: None) -> ask.Command:
+    value = from_lua(sent)
+    return ask.Spawn(position=position, child=ask.Child(value["strand"], _text(value["key"])))
+
+
 def _path(name: str, value: str | bytes) -> str:
     text = value if isinstance(value, str) else value.decode("utf-8", "surrogateescape")
     if not text or "\0" in text:
@@ -336,6 +346,9 @@ _COMMANDS: dict[Any, _Maker] = {
     b"random": _random,
     b"uuid": lambda position, _sent, _rest: ask.Uuid(position=position),
     b"sleep": lambda position, sent, _rest: ask.Sleep(position=position, seconds=float(from_lua(sent))),
+    b"parallel": _parallel,
+    b"spawn": _spawn,
+    b"await": lambda position, sent, _rest: ask.Await(position=position, strand=int(from_lua(sent))),
     b"log": _log,
     b"print": _log,
 }

@@ -15,7 +15,7 @@ local columns_of = setmetatable({}, { __mode = "k" }) -- lists of rows -> the or
 H.columns_of = columns_of
 local PAGE, PAGES = 100, 8 -- tasks are read this many at a time, and this many pages are kept
 
-local api, methods = {}, { JobBuilder = {}, Result = {} }
+local api, methods = {}, { JobBuilder = {}, Result = {}, Strand = {} }
 
 -- The bytes of a value; what cannot be stored is an error of the function `name`.
 local function packed(name, value, root)
@@ -68,6 +68,7 @@ H.made = made
 metas.JobBuilder = class("JobBuilder", methods.JobBuilder, function(b) return format("JobBuilder(%q)", b.name) end)
 metas.JobHandle = class("JobHandle", nil, function(h) return "job " .. h.id end)
 metas.Result = class("Result", methods.Result, function(r) return "result of job " .. r.id end)
+metas.Strand = class("Strand", methods.Strand, function() return "strand" end)
 metas.Counts = class("Counts", nil, function() return "counts" end)
 metas.Task = class("Task", nil, function(t) return format("task %d", t.index) end)
 metas.ShellResult = class("ShellResult", nil, function(s) return format("exit code %s", text(s.exitCode)) end)

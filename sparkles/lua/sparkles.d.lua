@@ -108,6 +108,19 @@ function JobBuilderMethods:setMaxFailures(limit) end
 ---@field name string As given to JobBuilder.
 ---@field count integer How many tasks it has.
 
+--- A function that `spawn` started.
+---@class Strand
+local StrandMethods = {}
+
+--- Waits for the function to end and returns its value, or raises its error.
+--- A step: its outcome is recorded, and a replay returns the recorded one at once.
+---@return any
+function StrandMethods:await() end
+
+--- How `map` runs.
+---@class MapOpts
+---@field limit? integer How many run at a time; all, where it is not set.
+
 --- What became of a job that was waited for.
 ---@class Result
 ---@field id string The job's id.
@@ -379,6 +392,26 @@ function uuid() end
 --- A step: its outcome is recorded, and a replay returns the recorded one at once.
 ---@param duration number|string Seconds, or text such as "10m".
 function sleep(duration) end
+
+--- Runs functions side by side, each a line of control of its own, and returns their values under the same names. The first error ends the others' waiting (their jobs go on) and is raised here, with the line that raised it.
+--- A step: its outcome is recorded, and a replay returns the recorded one at once.
+---@param functions table Name to function; `limit = n` runs at most n at a time.
+---@return table
+function parallel(functions) end
+
+--- `parallel` over a list: the results in the list's order.
+--- A step: its outcome is recorded, and a replay returns the recorded one at once.
+---@param list any[] The items; they tell the lines of control apart, by their content.
+---@param fn function Gets (item, index); its first value is the result.
+---@param opts? MapOpts How to run.
+---@return any[]
+function map(list, fn, opts) end
+
+--- Starts a function beside the script and returns at once. The script waits for it at its end.
+--- A step: its outcome is recorded, and a replay returns the recorded one at once.
+---@param fn function Runs beside the script.
+---@return Strand
+function spawn(fn) end
 
 --- Declares the workflow's `-p` parameters and returns their typed values, which `args` then holds too.
 ---@param specs table<string, ParamSpec> Name to declaration.

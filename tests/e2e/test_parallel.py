@@ -1,0 +1,111 @@
+"""parallel, map and spawn in real scripts, through the real command."""
+
+import re
+import subprocess
+
+import pytest
+
+from tests.support.site import Site
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture
+def site(tmp_path):
+    site = Site(tmp_path)
+    yield site
+    site.clear()
+
+
+def run(site, script, *options):
+    (site.folder / "workflow.lua").write_text(script)
+    return subprocess.run(
+        [*site.command, *options], cwd=site.folder, env=site.environ, capture_output=True, text=True, timeout=60
+    )
+
+
+def test_jobs_in_parallel_and_results_in_the_callers_order(site):
+    done = run(
+        site,
+        """
+        local results = map({3, 1, 2, 1}, function(n, i)
+          local job = JobBuilder("j"):setCommandTemplate("echo {n} > out.txt"):setOutputs{"out.txt"}:createTasksFor{{n = n}}
+          return {n = n, i = i, total = run(job).total}
+        end, {limit = 2})
+        for _, r in ipairs(results) do print(r.n, r.i, r.total) end
+        """,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[:4] == ["3\t1\t1", "1\t2\t1", "2\t3\t1", "1\t4\t1"]
+
+
+def test_an_error_surfaces_with_the_line_that_raised_it(site):
+    done = run(
+        site,
+        "parallel{\n  a = function() sleep(60) end,\n  b = function()\n    shell('exit 4')\n  end,\n}\n",
+    )
+    assert done.returncode == 1
+    assert "workflow.lua:4: " in done.stderr
+    assert "exit code 4" in done.stderr
+
+
+def test_pcall_around_a_strand_and_the_error_as_a_value(site):
+    done = run(
+        site,
+        """
+        local ok, e = pcall(parallel, {a = function() fail("no luck") end, b = function() return sleep(30) end})
+        print(ok, e.message, e.kind)
+        local s = spawn(function() error("later") end)
+        print(pcall(s.await, s))
+        """,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "false\tno luck\tFailed"
+    assert re.match(r"false\tworkflow.lua:\d+: later", done.stdout.splitlines()[1])
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("parallel{a = 5}", "workflow.lua:1: parallel: a: expected function, got number"),
+        ("parallel{limit = 0, a = function() end}", "workflow.lua:1: parallel: limit: expected 1 or more, got 0"),
+        ("map({1}, 2)", "workflow.lua:1: map: fn: expected function, got number"),
+        ("map({1}, print, {limmit = 2})", "workflow.lua:1: map: opts.limmit: unknown option. Did you mean 'limit'?"),
+        ("map({function() end}, print)", "workflow.lua:1: map: list[1]"),
+        ("spawn(1)", "workflow.lua:1: spawn: fn: expected function, got number"),
+        ("local s = spawn(function() end) s.await()", "workflow.lua:1: Strand.await: called with '.', expected ':'"),
+        ("local s\ns = spawn(function() now() s:await() end)\ns:await()", "deadlock"),
+    ],
+)
+def test_mistakes_are_refused_at_the_authors_line(site, script, message):
+    done = run(site, script)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+
+
+def test_a_run_with_strands_resumes_to_the_same_values(site):
+    script = """
+        local out = map({"a", "b", "c"}, function(name) sleep(random() / 50) return name .. random(1, 1000000) end)
+        writeText("out.txt", table.concat(out, " "))
+        if not fileExists("go") then fail("not yet") end
+    """
+    first = run(site, script)
+    assert first.returncode == 1
+    before = (site.folder / "out.txt").read_text()
+    (site.folder / "go").touch()
+    second = run(site, script)
+    assert second.returncode == 0, second.stderr
+    assert (site.folder / "out.txt").read_text() == before
+
+
+def test_a_thousand_strands_that_wait(site):
+    done = run(
+        site,
+        """
+        local list = {}
+        for i = 1, 1000 do list[i] = i end
+        local t = map(list, function(i) sleep(0.5) return i end)
+        print(#t)
+        """,
+    )
+    assert (done.returncode, done.stdout) == (0, "1000\n"), done.stderr
