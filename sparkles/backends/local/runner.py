@@ -12,7 +12,6 @@ import errno
 import os
 import select
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Collection
@@ -343,6 +342,8 @@ def _spawn(launch: Launch, null: int) -> int:
 
 def _popen(launch: Launch, null: int) -> int:
     """The way for every Python."""
+    import subprocess
+
     popen = subprocess.Popen(
         launch.argv,
         env=dict(_split(entry) for entry in launch.env),
