@@ -1,7 +1,7 @@
 """The worker's own process: wires the local backend to engine.worker and serves. The second composition root, next to app.py.
 
 It is on the way to the first task of every run, so it imports no more than it needs: no click, no rich, no sqlite_utils, no psutil, no
-argparse. `ProcessFleet` starts it as a file; `python -m sparkles.worker_process` is the same.
+argparse, no traceback. `ProcessFleet` starts it as a file; `python -m sparkles.worker_process` is the same.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 import time
-import traceback
 
 if __name__ == "__main__" and not __package__:
     # Started as a file from a source tree: the package is where this file is. Appended, so that an installed one goes first.
@@ -45,6 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
         say(f"{worker_id}: {error}")
         return error.exit_code
     except Exception:
+        import traceback
+
         say(f"{worker_id}: this is a bug in sparkles\n{traceback.format_exc()}")
         return 70
     return 0

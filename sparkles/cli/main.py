@@ -40,7 +40,7 @@ COMMANDS: dict[str, Entry] = {
     "resume": Entry("workflows:resume", "Workflows", "Goes on with an unfinished run."),
     "runs": Entry("runs:runs", "Workflows", "Lists runs, the newest first."),
     "show": Entry("runs:show", "Workflows", "Shows a run's steps, a job's description or a task's attempts."),
-    "sub": Entry("submit:sub", "Jobs", "Submits a job without a script."),
+    "sub": Entry("submit:sub", "Jobs", "Submits a job without a script, and waits for it."),
     "wait": Entry("watching:wait", "Jobs", "Waits until jobs have ended."),
     "watch": Entry("watching:watch", "Jobs", "Shows the progress of jobs until they have ended."),
     "status": Entry("jobs:status", "Jobs", "Shows how jobs stand and why tasks failed."),

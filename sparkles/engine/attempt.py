@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
 from collections.abc import Mapping
 from functools import cache
@@ -293,6 +292,7 @@ def append_log(log_fd: int, text: str) -> None:
 
 def remove_tree(path: str) -> None:
     """Removes a folder, folders that its own maker made unreadable included. Raises OSError."""
+    import shutil  # with bz2 and lzma: 4 ms that most workers never need
 
     def again(function: Any, name: str, _error: Any) -> None:
         parent = os.path.dirname(name)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -260,6 +259,8 @@ def _is_file(work: str, name: str) -> bool:
 def _resolve(work: str, name: str) -> None:
     path = f"{work}/{name}"
     copy = path + ".sparkles-copy"
+    import shutil
+
     try:
         shutil.copy(os.path.realpath(path), copy)
         os.replace(copy, path)

@@ -15,14 +15,15 @@ from enum import Enum
 import msgspec
 
 from sparkles.engine import attempt as files
-from sparkles.engine import capacity, outputs, retry
+from sparkles.engine import capacity, retry
 from sparkles.engine.attempt import AttemptFailed, Plan
 from sparkles.engine.capacity import Amount
 from sparkles.engine.crew import Crew
+from sparkles.engine.records import HeldTask, Records
 from sparkles.engine.reservation import Reservation
 from sparkles.engine.runner import Ended, Launch, Runner, StartFailed
 from sparkles.errors import BackendError, StorageFull
-from sparkles.model import Artifact, Attempt, Claim, FailureClass, Finish, TaskState
+from sparkles.model import Attempt, Claim, FailureClass, Finish, TaskState
 from sparkles.model import Worker as WorkerRow
 from sparkles.ports import Blobs, Clock, JobStore, Notifier
 
@@ -50,18 +51,6 @@ class Pace(msgspec.Struct, frozen=True):
     poll_s: float = 1.0
     look_s: float = 0.1
     turn_s: float = 1.0
-
-
-class _Task:
-    """A claim in hand, from its start on. `handle` is 0 until its program runs; `why` is PREEMPTED or CANCELLED once this worker has
-    decided to end it."""
-
-    __slots__ = ("claim", "folder", "handle", "need", "plan", "started_at_ms", "why")
-
-    def __init__(self, claim: Claim, plan: Plan, need: Amount, folder: str, started_at_ms: int) -> None:
-        self.claim, self.plan, self.need, self.folder, self.started_at_ms = claim, plan, need, folder, started_at_ms
-        self.handle = 0
-        self.why: FailureClass | None = None
 
 
 class Worker:
@@ -94,11 +83,12 @@ class Worker:
         self._driver_fd = driver_fd
         self._say = say
         self._crew = Crew(_CREW)
+        self._records = Records(row.id, blobs, clock)
         self._reservation = Reservation(jobs, row.id, total, retry_s=self._pace.look_s, turn_s=self._pace.turn_s)
         self._plans: dict[str, Plan] = {}
         self._queue: deque[Claim] = deque()
-        self._running: dict[int, _Task] = {}
-        self._busy: dict[str, _Task] = {}  # by token: with the crew, before or after their program
+        self._running: dict[int, HeldTask] = {}
+        self._busy: dict[str, HeldTask] = {}  # by token: with the crew, before or after their program
         self._finishes: list[Finish] = []
         self._scratches: list[str] = []  # folders of the attempts in `_finishes`: their scratch directories go after the sweep
         self._spares: list[str] = []  # scratch directories that are as good as new
@@ -292,7 +282,7 @@ class Worker:
             for task in [*self._running.values(), *self._busy.values()]:
                 self._end(task, FailureClass.PREEMPTED)
 
-    def _end(self, task: _Task, why: FailureClass) -> None:
+    def _end(self, task: HeldTask, why: FailureClass) -> None:
         if task.why is None:
             task.why = why
             if task.handle:
@@ -374,7 +364,7 @@ class Worker:
     # One task
 
     def _start(self, claim: Claim, plan: Plan, need: Amount, problem: str) -> None:
-        task = _Task(claim, plan, need, os.fspath(self._blobs.folder(claim.ref)), self._clock.now_ms())
+        task = HeldTask(claim, plan, need, os.fspath(self._blobs.folder(claim.ref)), self._clock.now_ms())
         self._reservation.take(need)
         if problem:
             self._not_started(task, AttemptFailed(FailureClass.CONFIG, problem))
@@ -388,13 +378,13 @@ class Worker:
             except OSError as error:
                 self._not_started(task, files.failed_call(error, "the attempt's folder could not be made"))
 
-    def _stage(self, task: _Task) -> int:
+    def _stage(self, task: HeldTask) -> int:
         """In the crew: the folder and the inputs. Returns the log's descriptor. Raises AttemptFailed or OSError."""
         files.create_folder(task.folder, task.claim, [])
         files.place_inputs(task.claim, task.folder, self._blobs)
         return files.create_log(task.folder)
 
-    def _launch(self, task: _Task, log_fd: int) -> None:
+    def _launch(self, task: HeldTask, log_fd: int) -> None:
         """Starts the program; `log_fd` is closed in any case."""
         claim, plan = task.claim, task.plan
         try:
@@ -420,10 +410,10 @@ class Worker:
         finally:
             os.close(log_fd)
 
-    def _not_started(self, task: _Task, failed: AttemptFailed, exit_code: int | None = None) -> None:
+    def _not_started(self, task: HeldTask, failed: AttemptFailed, exit_code: int | None = None) -> None:
         """The attempt fails without a program having run."""
         self._reservation.give(task.need)
-        self._keep(task, self._attempt(task, failed.failure, failed.reason, exit_code=exit_code))
+        self._keep(task, self._records.record(task, failed.failure, failed.reason, exit_code=exit_code))
 
     def _free(self, ended: Ended) -> None:
         """A program is gone: what it used can be used."""
@@ -436,90 +426,9 @@ class Worker:
         succeeded = ended.exit_code == 0 and task.why is None
         if task.claim.spec.files or (succeeded and task.plan.spec.outputs):
             self._busy[task.claim.token] = task
-            self._crew.submit(task, lambda: self._conclude(task, ended))
+            self._crew.submit(task, lambda: self._records.conclude(task, ended))
         else:
-            self._keep(task, self._conclude(task, ended))
-
-    def _conclude(self, task: _Task, ended: Ended) -> Attempt:
-        """Perhaps in the crew: judges, keeps what is to be kept, and writes the record."""
-        claim, spec, folder = task.claim, task.plan.spec, task.folder
-        failure, reason = outputs.judge(ended, spec, task.need.memory)
-        results: str | None = None
-        artifacts: tuple[Artifact, ...] = ()
-        if task.why is not None:
-            failure = task.why
-            reason = "ended because its worker was stopped" if failure is FailureClass.PREEMPTED else "cancelled while it ran"
-        try:
-            if changed := outputs.changed_inputs(claim, self._blobs):
-                raise AttemptFailed(FailureClass.STAGING, f"{changed}; the program {reason}" if reason else changed)
-            if failure is None or failure is FailureClass.EXIT:
-                results = outputs.read_results(folder)
-            if failure is None and spec.outputs:
-                artifacts = outputs.collect_outputs(spec, claim, folder, self._blobs)
-        except AttemptFailed as failed:
-            if failure is None or failed.failure is FailureClass.STAGING:
-                failure, reason = failed.failure, failed.reason
-        return self._attempt(
-            task,
-            failure,
-            reason,
-            exit_code=ended.exit_code,
-            signal=ended.signal,
-            cpu_s=ended.cpu_s,
-            peak_memory_bytes=ended.peak_memory_bytes,
-            results=results,
-            artifacts=artifacts,
-        )
-
-    def _attempt(
-        self,
-        task: _Task,
-        failure: FailureClass | None,
-        reason: str,
-        *,
-        exit_code: int | None = None,
-        signal: int = 0,
-        cpu_s: float = 0.0,
-        peak_memory_bytes: int = 0,
-        results: str | None = None,
-        artifacts: tuple[Artifact, ...] = (),
-    ) -> Attempt:
-        """The attempt's record, written to result.json."""
-        folder = task.folder
-        tail = ""
-        if failure is not None:
-            tail = outputs.log_tail(folder)
-            if failure is FailureClass.EXIT and outputs.disk_full(folder, tail):
-                failure, reason = FailureClass.DISK, f"{reason}: no space is left on the device of {folder}"
-        attempt = Attempt(
-            task.claim.ref,
-            task.claim.token,
-            self._row.id,
-            failure,
-            exit_code,
-            signal,
-            reason,
-            task.started_at_ms,
-            self._clock.now_ms(),
-            cpu_s,
-            peak_memory_bytes,
-            results,
-            artifacts,
-            tail,
-        )
-        try:
-            try:
-                files.write_record(folder, attempt)
-            except OSError:
-                files.remove_scratch(folder)  # what the task left there may be what fills the disk
-                files.write_record(folder, attempt)
-        except OSError as error:
-            if failure is None:
-                failed = files.failed_call(error, "the attempt's record was not written")
-                attempt = msgspec.structs.replace(
-                    attempt, failure=failed.failure, reason=failed.reason, outputs=(), results=None
-                )
-        return attempt
+            self._keep(task, self._records.conclude(task, ended))
 
     def _handed_back(self) -> None:
         """What the crew has done: inputs are in place, or outputs are kept."""
@@ -539,7 +448,7 @@ class Worker:
                 os.close(result)
                 self._never_started(task)
 
-    def _never_started(self, task: _Task) -> None:
+    def _never_started(self, task: HeldTask) -> None:
         """Its claim was taken away, or the worker told to stop, while its inputs were put in place."""
         self._reservation.give(task.need)
         try:
@@ -548,7 +457,7 @@ class Worker:
             pass  # the next attempt of this number removes it
         self._jobs.release([task.claim])
 
-    def _keep(self, task: _Task, attempt: Attempt) -> None:
+    def _keep(self, task: HeldTask, attempt: Attempt) -> None:
         """Decides what becomes of the task, for the next commit."""
         claim = task.claim
         memory = claim.memory_bytes if claim.memory_bytes is not None else task.need.memory or None

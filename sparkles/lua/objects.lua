@@ -17,9 +17,11 @@ local PAGE, PAGES = 100, 8 -- tasks are read this many at a time, and this many 
 
 local api, methods = {}, { JobBuilder = {}, Result = {}, Strand = {} }
 
+local function same(e) return e end
+
 -- The bytes of a value; what cannot be stored is an error of the function `name`.
 local function packed(name, value, root)
-  local ok, bytes = xpcall(H.pack, function(e) return e end, value, root)
+  local ok, bytes = xpcall(H.pack, same, value, root)
   if ok then return bytes end
   if type(bytes) == "table" and bytes.pack_error then misuse(name .. ": " .. bytes.pack_error) end
   real_error(bytes, 0)
@@ -223,7 +225,7 @@ function methods.JobBuilder.createTasksFor(builder, rows, fn)
       if returned ~= nil then own = overridden(returned, row, i) end
     end
     count = count + 1
-    parts[count] = own or "\x81\xa6params" .. packed("createTasksFor", row, format("rows[%d]", i))
+    parts[count] = own or "\x81\xa6params" .. packed("createTasksFor", row, "rows[" .. i .. "]")
     if count >= 1024 then
       chunks[#chunks + 1] = concat(parts, "", 1, count)
       count = 0

@@ -43,7 +43,8 @@ local function map_header(n)
   return pack(">BI4", 0xdf, n)
 end
 
-local parts, count, path, stack -- of the value being written: not re-entered, since writing calls nothing of the script
+-- Of the value being written; kept from one to the next, and not re-entered, since writing calls nothing of the script.
+local parts, count, held, held_count, path, stack, root = {}, 0, {}, 0, {}, {}, ""
 local keys, key_count = {}, 0 -- headers and bytes of recent map keys
 local shape, shape_size = {}, 0 -- the sorted keys of the last map: rows of one table share them
 
@@ -51,10 +52,8 @@ local function put(text)
   count = count + 1
   parts[count] = text
   if count >= CHUNK then
-    parts[1] = concat(parts, "", 1, count)
-    local joined = parts[1]
-    local held = parts.held
-    held[#held + 1] = joined
+    held_count = held_count + 1
+    held[held_count] = concat(parts, "", 1, count)
     count = 0
   end
 end
@@ -66,12 +65,12 @@ local function refuse(depth, why)
     if type(key) == "number" then
       where[#where + 1] = "[" .. format("%d", key) .. "]"
     elseif find(key, "^[%a_][%w_]*$") then
-      where[#where + 1] = (i > 1 or path.root ~= "") and "." .. key or key
+      where[#where + 1] = (i > 1 or root ~= "") and "." .. key or key
     else
       where[#where + 1] = format("[%q]", key)
     end
   end
-  local at = path.root .. concat(where)
+  local at = root .. concat(where)
   error({ pack_error = (at ~= "" and at .. ": " or "") .. why }, 0)
 end
 
@@ -195,15 +194,15 @@ function write(value, depth)
   end
 end
 
--- The bytes of `value`; nil is written as null. Raises {pack_error = "rows[3].alpha: ..."}: `root` begins that path.
-function H.pack(value, root)
-  parts, count, path, stack = { held = {} }, 0, { root = root or "" }, {}
+-- The bytes of `value`; nil is written as null. Raises {pack_error = "rows[3].alpha: ..."}: `named` begins that path.
+function H.pack(value, named)
+  count, held_count, root = 0, 0, named or ""
   write(value, 0)
-  local held = parts.held
-  held[#held + 1] = concat(parts, "", 1, count)
-  parts, path, stack = nil, nil, nil
-  if #held == 1 then return held[1] end
-  return concat(held)
+  if held_count == 0 then return concat(parts, "", 1, count) end
+  held[held_count + 1] = concat(parts, "", 1, count)
+  local bytes = concat(held, "", 1, held_count + 1)
+  parts, held = {}, {} -- what a large value needed is not kept
+  return bytes
 end
 
 local data, at

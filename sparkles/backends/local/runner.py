@@ -1,6 +1,6 @@
 """Real programs in process groups of their own, with limits. Keeps the promises of engine.runner; may import it and process.
 
-On Linux one epoll waits for everything: a pidfd for each program, hints, the driver's pipe. Elsewhere kqueue does. The order at a
+One wait (polling.py) is for everything: programs, hints, the driver's pipe. The order at a
 program's end matters: first its process group is killed while the leader is still a zombie, so that the group's number cannot mean
 another group by now; only then is the leader waited for, which gives what it used. Surprise: a descendant that called setsid is in no
 group of ours; this process is a subreaper, so it becomes our child when its parent ends, and its environment tells whose it was.
@@ -8,19 +8,16 @@ group of ours; this process is a subreaper, so it becomes our child when its par
 
 from __future__ import annotations
 
-import errno
 import os
-import select
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Collection
-from functools import lru_cache
-from typing import Any
 
 from sparkles.backends.local import process
-from sparkles.engine.runner import Cause, Ended, Launch, StartFailed
+from sparkles.backends.local.polling import Poller, make_poller
+from sparkles.backends.local.spawn import spawn
+from sparkles.engine.runner import Cause, Ended, Launch
 
 SAMPLE_S = 0.5
 _LINUX = sys.platform == "linux"
@@ -64,7 +61,7 @@ class ProcessRunner:
         process.become_subreaper()
         self._grace_s, self._sample_s = grace_s, sample_s
         self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        self._poller: _Poller = _Epoll() if hasattr(select, "epoll") and hasattr(os, "pidfd_open") else _Kqueue()
+        self._poller: Poller = make_poller()
         self._programs: dict[int, _Program] = {}
         self._by_pid: dict[int, _Program] = {}
         self._last = 0
@@ -74,7 +71,7 @@ class ProcessRunner:
 
     def start(self, launch: Launch) -> int:
         """See Runner. The program's standard input is /dev/null."""
-        pid = _spawn(launch, self._null)
+        pid = spawn(launch, self._null)
         try:
             key = self._poller.add_process(pid)
         except BaseException:
@@ -220,212 +217,6 @@ class ProcessRunner:
         if not self._programs:
             return [pid for pid in children if pid not in gone]
         return [pid for pid in children if pid not in gone and _token(pid) in tokens]
-
-
-class _Poller:
-    """Waits for processes to end and for descriptors."""
-
-    def add_process(self, pid: int) -> int:
-        raise NotImplementedError
-
-    def remove_process(self, pid: int, key: int) -> None:
-        raise NotImplementedError
-
-    def add(self, fd: int) -> bool:
-        raise NotImplementedError
-
-    def remove(self, fd: int) -> None:
-        raise NotImplementedError
-
-    def wait(self, timeout_s: float) -> tuple[list[int], list[int]]:
-        """The processes that ended, and the readable descriptors."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        raise NotImplementedError
-
-
-class _Epoll(_Poller):
-    def __init__(self) -> None:
-        self._epoll = select.epoll()
-        self._pids: dict[int, int] = {}
-
-    def add_process(self, pid: int) -> int:
-        pidfd = os.pidfd_open(pid)
-        self._pids[pidfd] = pid
-        self._epoll.register(pidfd, select.EPOLLIN)
-        return pidfd
-
-    def remove_process(self, pid: int, key: int) -> None:
-        del self._pids[key]
-        # Closing alone is not enough: a child between fork and exec may hold a copy, and epoll goes by what is open, not by numbers.
-        self._epoll.unregister(key)
-        os.close(key)
-
-    def add(self, fd: int) -> bool:
-        try:
-            self._epoll.register(fd, select.EPOLLIN)
-        except PermissionError:
-            return False
-        return True
-
-    def remove(self, fd: int) -> None:
-        self._epoll.unregister(fd)
-
-    def wait(self, timeout_s: float) -> tuple[list[int], list[int]]:
-        # epoll counts in whole milliseconds: rounded up, or the last one would be spent spinning.
-        events = self._epoll.poll(timeout_s + 0.0009 if timeout_s else 0.0)
-        pids: list[int] = []
-        ready: list[int] = []
-        known = self._pids
-        for fd, _ in events:
-            if fd in known:
-                pids.append(known[fd])
-            else:
-                ready.append(fd)
-        return pids, ready
-
-    def close(self) -> None:
-        self._epoll.close()
-
-
-class _Kqueue(_Poller):
-    def __init__(self) -> None:
-        self._select: Any = select
-        self._queue = self._select.kqueue()
-        self._early: list[int] = []
-
-    def add_process(self, pid: int) -> int:
-        try:
-            self._change(
-                pid, self._select.KQ_FILTER_PROC, self._select.KQ_EV_ADD | self._select.KQ_EV_ONESHOT, self._select.KQ_NOTE_EXIT
-            )
-        except ProcessLookupError:
-            self._early.append(pid)  # already a zombie: macOS reports no event for it
-        return -1
-
-    def remove_process(self, pid: int, key: int) -> None:
-        return  # the event was delivered once, and with it went its registration
-
-    def add(self, fd: int) -> bool:
-        try:
-            self._change(fd, self._select.KQ_FILTER_READ, self._select.KQ_EV_ADD)
-        except OSError:
-            return False
-        return True
-
-    def remove(self, fd: int) -> None:
-        self._change(fd, self._select.KQ_FILTER_READ, self._select.KQ_EV_DELETE)
-
-    def wait(self, timeout_s: float) -> tuple[list[int], list[int]]:
-        pids, self._early = self._early, []
-        ready: list[int] = []
-        for event in self._queue.control(None, 64, 0.0 if pids else timeout_s):
-            (pids if event.filter == self._select.KQ_FILTER_PROC else ready).append(event.ident)
-        return pids, ready
-
-    def close(self) -> None:
-        self._queue.close()
-
-    def _change(self, ident: int, kind: int, flags: int, fflags: int = 0) -> None:
-        self._queue.control([self._select.kevent(ident, kind, flags, fflags)], 0)
-
-
-def _spawn(launch: Launch, null: int) -> int:
-    """The pid of a new process, leader of its own group. Raises StartFailed."""
-    try:
-        return _fork_exec(launch, null) if _FORK_EXEC is not None else _popen(launch, null)
-    except OSError as error:
-        raise _start_failed(launch, error) from error
-    except ValueError as error:  # a NUL byte
-        raise StartFailed(126, f"the command cannot be executed: {error}") from error
-
-
-def _popen(launch: Launch, null: int) -> int:
-    """The way for every Python."""
-    popen = subprocess.Popen(
-        launch.argv,
-        env=dict(_split(entry) for entry in launch.env),
-        cwd=launch.cwd,
-        stdin=null,
-        stdout=launch.log_fd,
-        stderr=launch.log_fd,
-        close_fds=False,  # every descriptor of ours is close-on-exec, and closing them one by one costs 0.1 ms
-        process_group=0,
-    )
-    popen.returncode = 0  # it is waited for with wait4, which knows what it used; Popen must not
-    return popen.pid
-
-
-def _fork_exec(launch: Launch, null: int) -> int:
-    """What Popen does, without what it does for others: 0.1 ms less a task. The call is private to subprocess, so it is used for the
-    versions of Python whose source was read."""
-    read_fd, write_fd = os.pipe()
-    log_fd = launch.log_fd
-    try:
-        try:
-            pid: int = _FORK_EXEC(
-                launch.argv, _candidates(launch), False, (), launch.cwd, launch.env,
-                null, -1, -1, log_fd, -1, log_fd, read_fd, write_fd,
-                True, False, 0, None, None, None, -1, None, True,
-            )  # fmt: skip
-        finally:
-            os.close(write_fd)
-        # Empty once exec has closed the other end; else "OSError:2:noexec", as Modules/_posixsubprocess.c writes it.
-        report = os.read(read_fd, 50000)
-    finally:
-        os.close(read_fd)
-    if not report:
-        return pid
-    os.waitpid(pid, 0)
-    _, code, detail = report.split(b":", 2)
-    number = int(code, 16)
-    if detail == b"noexec:chdir":
-        raise StartFailed(0, f"the program could not be started in {os.fsdecode(launch.cwd)}: {os.strerror(number)}")
-    raise OSError(number, os.strerror(number))
-
-
-_FORK_EXEC: Any = None
-if sys.version_info[:2] in ((3, 11), (3, 12), (3, 13)) and sys.platform == "linux":
-    try:
-        import _posixsubprocess
-
-        _FORK_EXEC = _posixsubprocess.fork_exec
-    except (ImportError, AttributeError):
-        pass
-
-
-def _candidates(launch: Launch) -> tuple[bytes, ...]:
-    """The paths to try for the program's name, as execvpe does with the task's own PATH."""
-    name = launch.argv[0]
-    if b"/" in name:
-        return (name,)
-    path = next((entry for entry in launch.env if entry.startswith(b"PATH=")), b"PATH=" + os.fsencode(os.defpath))
-    return _search(name, path)
-
-
-@lru_cache(maxsize=64)
-def _search(name: bytes, path: bytes) -> tuple[bytes, ...]:
-    return tuple(os.path.join(folder, name) for folder in path[5:].split(b":"))
-
-
-def _split(entry: bytes) -> tuple[bytes, bytes]:
-    name, _, value = entry.partition(b"=")
-    return name, value
-
-
-def _start_failed(launch: Launch, error: OSError) -> StartFailed:
-    """What the error of execve means for the task; with the shell's exit codes."""
-    name = os.fsdecode(launch.argv[0]) if launch.argv else ""
-    if error.errno == errno.ENOENT:
-        if "/" in name and os.path.exists(os.path.join(os.fsdecode(launch.cwd), name)):
-            return StartFailed(127, f"{name} could not be started: the interpreter that its first line names does not exist")
-        return StartFailed(127, f"{name} was not found" + ("" if "/" in name else " in PATH"))
-    if error.errno in (errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.EISDIR, errno.ENOTDIR, errno.ELOOP):
-        return StartFailed(126, f"{name} could not be executed: {os.strerror(error.errno)}")
-    if error.errno == errno.E2BIG:
-        return StartFailed(126, "the command and its environment are longer than the system allows: pass long values in files")
-    return StartFailed(0, f"the program could not be started: {os.strerror(error.errno or 0)}")
 
 
 def _kill_group(pgid: int, number: int) -> None:

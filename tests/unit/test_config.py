@@ -1,0 +1,117 @@
+"""Settings: where they come from, who wins, what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sparkles import config
+from sparkles.errors import ConfigError
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project with an empty home beside it."""
+    (tmp_path / "home" / ".config" / "sparkles").mkdir(parents=True)
+    project = tmp_path / "project"
+    (project / "deep" / "er").mkdir(parents=True)
+    return project
+
+
+def load(project: Path, *, cwd: Path | None = None, **kwargs):
+    environ = {"HOME": str(project.parent / "home"), **kwargs.pop("environ", {})}
+    return config.load(cwd=cwd or project, environ=environ, **kwargs)
+
+
+def test_nothing_is_needed(project: Path) -> None:
+    """Without files and variables: the current folder is the root and every value is built in."""
+    settings = load(project)
+    assert (settings.root, settings.state) == (project, project / ".sparkles")
+    assert (settings.cpu, settings.lease_s, settings.default_cpu) == (None, 60.0, 1.0)
+    assert {settings.sources[key] for key in config.KEYS} == {"built in"}
+    assert not settings.state.exists()
+
+
+@pytest.mark.parametrize("mark", [".sparkles/", "sparkles.toml"])
+def test_the_root_is_found_upwards(project: Path, mark: str) -> None:
+    """The nearest folder with .sparkles/ or sparkles.toml."""
+    if mark.endswith("/"):
+        (project / mark).mkdir()
+    else:
+        (project / mark).write_text("")
+    assert load(project, cwd=project / "deep" / "er").root == project
+
+
+def test_the_nearest_root_wins(project: Path) -> None:
+    """A project inside a project is a project of its own; a file named .sparkles marks nothing."""
+    (project / "sparkles.toml").write_text("")
+    (project / "deep" / ".sparkles").mkdir()
+    (project / "deep" / "er" / ".sparkles").write_text("")
+    assert load(project, cwd=project / "deep" / "er").root == project / "deep"
+
+
+def test_later_wins(project: Path) -> None:
+    """Built in, the user's file, the project's, a variable; sources say which."""
+    home = project.parent / "home" / ".config" / "sparkles" / "config.toml"
+    home.write_text('[local]\ncpu = 2\nmemory = "1Gi"\nlease = "30s"\n')
+    (project / "sparkles.toml").write_text('[local]\nmemory = "2Gi"\nlease = "40s"\n')
+    settings = load(project, environ={"SPARKLES_LOCAL_LEASE": "50"})
+    assert (settings.cpu, settings.memory_bytes, settings.lease_s) == (2.0, 2 << 30, 50.0)
+    assert settings.sources["local.cpu"] == str(home)
+    assert settings.sources["local.memory"] == str(project / "sparkles.toml")
+    assert settings.sources["local.lease"] == "SPARKLES_LOCAL_LEASE"
+    assert settings.sources["backend"] == "built in"
+
+
+def test_a_profile_wins_over_the_rest_of_its_file(project: Path) -> None:
+    """[profile.NAME] by --profile or SPARKLES_PROFILE, its sections included."""
+    (project / "sparkles.toml").write_text('[defaults]\ncpu = 1\n[profile.big.defaults]\ncpu = 8\ntimeout = "2h"\n')
+    plain, big = load(project), load(project, profile="big")
+    assert (plain.default_cpu, plain.default_timeout_s) == (1.0, None)
+    assert (big.default_cpu, big.default_timeout_s) == (8.0, 7200.0)
+    assert big.sources["defaults.cpu"].endswith("[profile.big]")
+    assert load(project, environ={"SPARKLES_PROFILE": "big"}).default_cpu == 8.0
+
+
+def test_the_state_folder(project: Path) -> None:
+    """--state wins over SPARKLES_HOME; relative ones start at the current folder; the root is the folder around it."""
+    settings = load(project, environ={"SPARKLES_HOME": "elsewhere/state"})
+    assert (settings.state, settings.root) == (project / "elsewhere" / "state", project / "elsewhere")
+    assert settings.sources["state"] == "SPARKLES_HOME"
+    settings = load(project, state="../s", environ={"SPARKLES_HOME": "elsewhere/state"})
+    assert settings.state == project.parent / "s"
+    assert settings.sources["state"] == "--state"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[local]\ncpus = 2\n", "unknown key 'local.cpus'. Did you mean 'local.cpu'?"),
+        ("bakend = 'local'\n", "unknown key 'bakend'. Did you mean 'backend'?"),
+        ("[loacl]\ncpu = 2\n", "unknown key 'loacl'."),
+        ("backend = 'cloud'\n", "backend: expected 'local', found 'cloud'; other backends are not part of this version"),
+        ("[local]\ncpu = 0\n", "local.cpu: expected a number above 0, found 0"),
+        ("[local]\ncpu = true\n", "local.cpu: expected a number above 0, found True"),
+        ("[local]\nmemory = '4Gx'\n", "local.memory: expected a size such as 4Gi or 800M, found '4Gx'"),
+        ("[defaults]\ntimeout = 'soon'\n", "defaults.timeout: expected a duration such as 90s, 1.5m or 24h, found 'soon'"),
+        ("[local\n", "not TOML: "),
+        ("[profile.big]\nmemry = 1\n", "unknown key 'memry'."),
+    ],
+)
+def test_mistakes_name_the_file_and_the_key(project: Path, text: str, message: str) -> None:
+    """A wrong file is refused with its path, the key, what was expected and what was found."""
+    path = project / "sparkles.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as raised:
+        load(project, profile="big" if "profile" in text else None)
+    assert str(raised.value).startswith(f"{path}")
+    assert message in str(raised.value)
+
+
+def test_mistakes_of_variables_and_profiles(project: Path) -> None:
+    """A wrong variable is named; a profile that no file has is refused."""
+    with pytest.raises(ConfigError, match=r"^SPARKLES_LOCAL_CPU: local\.cpu: "):
+        load(project, environ={"SPARKLES_LOCAL_CPU": "many"})
+    with pytest.raises(ConfigError, match=r"^profile 'huge' is in neither .*config\.toml nor .*sparkles\.toml$"):
+        load(project, profile="huge")
