@@ -43,7 +43,7 @@ def settle(place, **options):
     return recover(place.jobs, place.blobs, place.clock, **options)
 
 
-def marked(worker="w-1"):
+def marked(worker):
     return process.marked("SPARKLES_WORKER", worker)
 
 
@@ -68,13 +68,13 @@ def test_after_kill_9_of_a_worker_nothing_lives_and_nothing_that_finished_runs_a
     until(lambda: place.task(job, 5).state is TaskState.SUCCEEDED)
     worker.kill()
     worker.wait()
-    assert len(marked()) >= 3
-    group = os.getpgid(marked()[0])
+    assert len(marked(place.worker)) >= 3
+    group = os.getpgid(marked(place.worker)[0])
 
     (sentence,) = settle(place)
-    assert "w-1" in sentence
+    assert place.worker in sentence
     assert "1 lost while running" in sentence
-    assert marked() == []
+    assert marked(place.worker) == []
     assert process.group_members(group) == []
     assert place.jobs.list_workers() == []
     lost = place.task(job, 6)
@@ -84,7 +84,7 @@ def test_after_kill_9_of_a_worker_nothing_lives_and_nothing_that_finished_runs_a
     assert not (place.folder(job, 6) / "work").exists()
     assert settle(place) == []
 
-    place.serve(name="w-2")
+    place.serve(name="-2")
     assert set(place.states(job)) == {"succeeded"}
     assert sorted(runs.read_text().split()) == sorted([f"{job}/{index}" for index in range(1, 12)] + [f"{job}/6"])
 
@@ -122,8 +122,8 @@ def test_an_incomplete_record_is_no_record(place, content):
 def claimed_by_the_dead(place, count=1, **changes):
     """A job whose tasks a worker has claimed that no longer lives; (its id, the claims)."""
     job = place.add("claimed", ["true"] * count)
-    place.jobs.enter_worker(Worker(WorkerId("w-1"), "p", dead_process(**changes)))
-    return job, place.jobs.claim(WorkerId("w-1"), pool="p", limit=count, now_ms=place.clock.now_ms())
+    place.jobs.enter_worker(Worker(WorkerId(place.worker), "p", dead_process(**changes)))
+    return job, place.jobs.claim(WorkerId(place.worker), pool="p", limit=count, now_ms=place.clock.now_ms())
 
 
 def test_a_record_with_another_token_is_no_record(place):
@@ -181,8 +181,8 @@ def test_a_living_worker_is_left_alone(place):
 
 def test_several_may_recover_at_once(place):
     job = place.add("both", ["true"] * 300)
-    place.jobs.enter_worker(Worker(WorkerId("w-1"), "p", dead_process()))
-    claims = place.jobs.claim(WorkerId("w-1"), pool="p", limit=300, now_ms=place.clock.now_ms())
+    place.jobs.enter_worker(Worker(WorkerId(place.worker), "p", dead_process()))
+    claims = place.jobs.claim(WorkerId(place.worker), pool="p", limit=300, now_ms=place.clock.now_ms())
     for claim in claims[:200]:
         folder = place.folder(job, claim.ref.index)
         folder.mkdir(parents=True)
@@ -247,8 +247,8 @@ def test_a_frozen_worker_is_killed_with_its_programs_and_its_task_is_run_again(p
     (sentence,) = until(lambda: settle(place, is_stalled=watch))
     assert "stood still" in sentence
     assert worker.wait(5) == -signal.SIGKILL
-    assert marked() == []
-    place.serve(name="w-2")
+    assert marked(place.worker) == []
+    place.serve(name="-2")
     assert (place.task(job).state, place.task(job).losses) == (TaskState.SUCCEEDED, 1)
 
 

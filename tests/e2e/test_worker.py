@@ -88,7 +88,7 @@ def test_what_a_task_finds(place):
         f"SPARKLES_RESULTS={folder}/results.json",
         "SPARKLES_TASK=2",
         f"SPARKLES_TOKEN={token}",
-        "SPARKLES_WORKER=w-1",
+        f"SPARKLES_WORKER={place.worker}",
         f"cwd {folder}/work",
         "./big.txt",
         "./bin/tool",
@@ -222,10 +222,6 @@ def test_a_full_disk_is_a_class_of_its_own_and_ends_with_its_task(tmp_path):
 # What tasks leave behind
 
 
-def marked_task(index):
-    return process.marked("SPARKLES_TASK", str(index))
-
-
 def test_a_daemon_ends_with_its_task_while_others_run(place):
     daemon = "setsid sh -c 'sleep 300 & sleep 300' & sleep 300 & (setsid sleep 300 &); echo started; sleep 0.1"
     job = place.add("daemon", [daemon, "echo runs; sleep 300", "setsid sleep 300 & echo runs; sleep 300"])
@@ -234,7 +230,7 @@ def test_a_daemon_ends_with_its_task_while_others_run(place):
     token = place.attempt(job, 1).token
     assert process.marked("SPARKLES_TOKEN", token) == []
     place.running(job, 3)
-    assert len(marked_task(3)) >= 2
+    assert len(place.programs(job, 3)) >= 2
 
 
 def test_a_task_that_is_killed_is_ended_at_once(place):
@@ -244,7 +240,7 @@ def test_a_task_that_is_killed_is_ended_at_once(place):
     place.running(job, 2)
     assert place.jobs.kill_tasks(job, [1]) == 1
     place.notifier.notify()
-    until(lambda: not marked_task(1), 3.0, "the end of a killed task")
+    until(lambda: not place.programs(job, 1), 3.0, "the end of a killed task")
     until(lambda: place.task(job, 2).state is TaskState.SUCCEEDED)
     assert place.task(job, 1).state is TaskState.CANCELLED
 
@@ -306,9 +302,7 @@ def test_two_workers_of_one_host_never_promise_more_than_it_has(place, limit, re
         place.add(f"job{pool}", [PROBE] * 20, pool=pool, resources=resources, env={"SPANS": str(path), "POOL": pool})
         for pool in "ab"
     ]
-    workers = [
-        place.start("--cpu", "2", "--memory", str(200 << 20), name=f"w-{pool}", pool=pool, until_empty=True) for pool in "ab"
-    ]
+    workers = [place.start("--cpu", "2", "--memory", str(200 << 20), name=pool, pool=pool, until_empty=True) for pool in "ab"]
     assert [worker.wait(30) for worker in workers] == [0, 0]
     most, lines = spans(path)
     assert most == limit
@@ -324,7 +318,7 @@ def test_more_workers_than_cores_take_turns(place):
     workers = []
     for pool in "abc":
         place.add(f"job{pool}", [PROBE] * 16, pool=pool, env={"SPANS": str(path), "POOL": pool})
-        workers.append(place.start("--cpu", "1", name=f"w-{pool}", pool=pool, until_empty=True))
+        workers.append(place.start("--cpu", "1", name=pool, pool=pool, until_empty=True))
     until(
         lambda: path.exists() and {line.split()[2] for line in path.read_text().splitlines()} == set("abc"),
         15.0,
@@ -367,7 +361,7 @@ def test_stopping_ends_what_runs_at_no_cost_to_the_task(place, how):
     tasks = place.jobs.list_tasks(job)
     assert [(task.state, task.tries, task.losses) for task in tasks] == [(TaskState.PENDING, 0, 0)] * 3
     assert [place.attempt(job, index).failure for index in (1, 2)] == ["preempted", "preempted"]
-    assert marked_task(1) == marked_task(2) == []
+    assert place.programs(job, 1) == place.programs(job, 2) == []
     assert place.jobs.list_workers() == []
 
 
@@ -392,5 +386,5 @@ def test_a_worker_whose_row_is_gone_ends_its_programs_and_leaves(place):
     place.running(job)
     place.database.connection().execute("DELETE FROM workers")
     assert worker.wait(10) == 0
-    assert marked_task(1) == []
+    assert place.programs(job, 1) == []
     assert place.task(job).state is TaskState.PENDING

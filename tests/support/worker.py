@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 import time
@@ -35,6 +36,8 @@ class Place:
 
     def __init__(self, state: Path) -> None:
         self.state = state
+        self.worker = f"w-{secrets.token_hex(4)}"
+        """Of the first worker: what is found by its marker is this test's own, whatever else runs on the machine."""
         self.database = open_state(state)
         self.jobs = SqliteJobStore(self.database)
         self.blobs = DirectoryBlobs(state)
@@ -64,8 +67,9 @@ class Place:
         self.notifier.notify()
         return JobId(f"{name}-00000000")
 
-    def start(self, *options, name="w-1", pool="p", until_empty=False, env=None):
-        """A worker process, its standard input a pipe."""
+    def start(self, *options, name="", pool="p", until_empty=False, env=None):
+        """A worker process, its standard input a pipe; `name` is added to the test's own."""
+        name = self.worker + name
         command = [sys.executable, "-P", str(ROOT / "sparkles" / "worker_process.py")]
         command += ["--state", str(self.state), "--pool", pool, "--id", name, *QUICK, *options]
         if until_empty:
@@ -95,6 +99,10 @@ class Place:
 
     def task(self, job, index=1):
         return self.jobs.get_task(job, index)
+
+    def programs(self, job, index, attempt=1):
+        """Processes that carry the attempt's environment."""
+        return process.marked("SPARKLES_PARAMS", str(self.folder(job, index, attempt) / "params.json"))
 
     def attempt(self, job, index=1):
         return self.jobs.list_attempts(job, index)[-1]
