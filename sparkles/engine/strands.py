@@ -38,6 +38,9 @@ GREATEST_SLEEP_S = 0.5
 
 MAIN = "main"
 
+FAILED = "Failed"
+"""The kind of `fail`: it ends the run in whichever strand it stands, and nothing catches it."""
+
 
 class Strand:
     """One line of control: its label, who started it (0: nobody), and what it stands at."""
@@ -95,10 +98,10 @@ class _Loop:
                 stopped = self._program.resume(number, answer)
                 if isinstance(stopped, Asked):
                     self._begin(stopped)
+                elif stopped.error is not None and (number == main or stopped.error.kind == FAILED):
+                    return stopped
                 elif number == main:
                     main_ended = stopped
-                    if stopped.error is not None:
-                        return stopped
                 else:
                     self._end(stopped)
             if main_ended is not None and not any(ended is None for ended in self._spawned.values()):

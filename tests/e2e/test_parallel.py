@@ -53,15 +53,24 @@ def test_pcall_around_a_strand_and_the_error_as_a_value(site):
     done = run(
         site,
         """
-        local ok, e = pcall(parallel, {a = function() fail("no luck") end, b = function() return sleep(30) end})
+        local ok, e = pcall(parallel, {a = function() error("no luck", 0) end, b = function() return sleep(30) end})
         print(ok, e.message, e.kind)
         local s = spawn(function() error("later") end)
         print(pcall(s.await, s))
         """,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[0] == "false\tno luck\tFailed"
+    assert done.stdout.splitlines()[0] == "false\tno luck\tScriptError"
     assert re.match(r"false\tworkflow.lua:\d+: later", done.stdout.splitlines()[1])
+
+
+def test_fail_in_a_strand_ends_the_run_and_is_not_caught(site):
+    done = run(
+        site, 'pcall(parallel, {\n  a = function() sleep(60) end,\n  b = function() fail("enough") end})\nprint("never")'
+    )
+    assert done.returncode == 1
+    assert "workflow.lua:3: enough" in done.stderr
+    assert done.stdout == ""
 
 
 @pytest.mark.parametrize(
