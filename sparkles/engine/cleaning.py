@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sparkles.errors import UsageError
-from sparkles.model import AttemptRef, Digest, Job, Run, RunState
+from sparkles.model import Digest, Job, Run, RunState
 from sparkles.ports import Blobs, JobStore, RunStore
 
 GRACE_S = 3600.0
@@ -158,26 +158,12 @@ def journal_digests(runs: RunStore) -> set[Digest]:
 
 
 def _remove_orphans(jobs: JobStore, blobs: Blobs, state: Path) -> int:
-    """Folders of jobs that are not there any more, left by a cleaning that was cut short or kept for a job that is gone now too."""
+    """What jobs that are gone left: records and folders that were kept for others and are reused no more, or of a cleaning that was cut
+    short."""
     known = {str(job.id) for job in jobs.list_jobs()}
-    freed = 0
-    for folder in _folders(state / "jobs"):
-        if folder.name in known:
-            continue
-        freed += blobs.delete_job(folder.name, _kept_attempts(folder, jobs))
-    return freed
-
-
-def _kept_attempts(folder: Path, jobs: JobStore) -> Collection[AttemptRef]:
-    """The attempts below an orphaned job's folder that other jobs reuse: their records are still there."""
-    kept = []
-    for task in _folders(folder):
-        for attempt in _folders(task):
-            if task.name.isdigit() and re.fullmatch(r"a[0-9]+", attempt.name):
-                ref = AttemptRef(folder.name, int(task.name), int(attempt.name[1:]))
-                if jobs.get_attempt(ref) is not None:
-                    kept.append(ref)
-    return kept
+    orphans = [name for name in _folders(state / "jobs") if name not in known]
+    kept = jobs.delete_jobs(orphans) if orphans else []
+    return sum(blobs.delete_job(name, kept) for name in orphans)
 
 
 def _remove_worker_logs(jobs: JobStore, state: Path) -> int:
@@ -201,9 +187,9 @@ def _newest(state: Path) -> float:
     return max((path.stat().st_mtime for path in state.glob("sparkles.db*")), default=0.0)
 
 
-def _folders(folder: Path) -> list[Path]:
+def _folders(folder: Path) -> list[str]:
     try:
-        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
+        return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
     except OSError:
         return []
 

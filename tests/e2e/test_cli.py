@@ -1,0 +1,593 @@
+"""Every command, run as a user runs it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.cli import SPARKLES, Project, environment
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+SWEEP = """
+local job = JobBuilder("sweep")
+  :setCommandTemplate([[echo "n is {n}"; printf '{"square": %d}' $(({n} * {n})) > "$SPARKLES_RESULTS"; cp "$SPARKLES_RESULTS" out.json]])
+  :createTasksFor(product { n = { 1, 2, 3 } })
+  :setOutputs { "out.json" }
+  :setProperties { who = "me" }
+local result = run(job)
+log("the last square is %d", result.tasks[3].results.square)
+"""
+
+FAILING = """
+local job = JobBuilder("failing")
+  :setCommandTemplate("for i in 1 2 3; do echo line $i of {n}; done; test -e flag || test {n} -lt 3")
+  :createTasksFor(product { n = { 1, 2, 3, 4 } })
+run(job)
+log("all well")
+"""
+
+SLEEPING = """
+local job = JobBuilder("sleeping"):setCommandTemplate("sleep {t}"):createTasksFor(product { t = { 30, 31, 32 } })
+run(job)
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    project = Project(tmp_path / "project")
+    yield project
+    project.close()
+
+
+def eventually(condition: Callable[[], Any], seconds: float = 15.0) -> Any:
+    """The first true value of `condition`, asked every 50 ms."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.05)
+    return found
+
+
+def claimed(project: Project) -> int:
+    return sum(each["counts"]["claimed"] for each in project.json("list"))
+
+
+# Workflows
+
+
+def test_run_prints_logs_to_stdout_and_talk_to_stderr(project: Project) -> None:
+    """Log lines are data; run id, job lines and the end are talk; `-q` leaves the data."""
+    project.write("w.lua", SWEEP)
+    done = project.run("run", "w.lua")
+    assert done.stdout == "the last square is 9\n"
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith("run r-")
+    assert lines[1].endswith(": 3 tasks")
+    assert ": 3 tasks succeeded; " in lines[2]
+    assert "succeeded: 3 steps run; 3 tasks run; " in lines[-1]
+    again = project.run("run", "w.lua", "-q")
+    assert (again.stdout, again.stderr) == ("the last square is 9\n", "")
+
+
+def test_run_says_what_was_reused(project: Project) -> None:
+    """A second run reuses tasks, and --no-cache runs them again."""
+    project.write("w.lua", SWEEP)
+    project.run("run", "w.lua")
+    (value,) = project.json("run", "w.lua")
+    assert value["state"] == "succeeded"
+    assert value["tasks"] == {"run": 0, "reused": 3}
+    (value,) = project.json("run", "w.lua", "--no-cache")
+    assert value["tasks"] == {"run": 3, "reused": 0}
+    told = project.run("run", "w.lua").stderr
+    assert "all 3 tasks reused; --no-cache runs them again" in told
+    assert "3 tasks, all reused" in told
+
+
+def test_a_failed_run_says_what_failed_and_how_to_go_on(project: Project) -> None:
+    """The task, its command, class and exit code, its last lines, and two commands that work."""
+    project.write("w.lua", FAILING)
+    done = project.run("run", "w.lua", code=1)
+    told = done.stderr.split("error: ", 1)[1].splitlines()
+    job = project.json("list")[0]["job"]
+    assert told[0].startswith(f"w.lua:5: job {job}: 2 of 4 tasks failed (exit 1: 2)")
+    assert told[1] == f"task {job}/3 failed: class exit, exit code 1, attempt 1"
+    assert told[2].startswith("  command  for i in 1 2 3; do echo line $i of 3; done;")
+    assert told[3] == "  params   n=3"
+    assert told[4:7] == [f"  | line {number} of 3" for number in (1, 2, 3)]
+    assert told[7] == f"more: sparkles logs {job}/3"
+    assert told[8].endswith("can go on, failed tasks are tried again: sparkles run w.lua")
+    assert project.run("logs", f"{job}/3").stdout == "line 1 of 3\nline 2 of 3\nline 3 of 3\n"
+
+
+def test_resume_by_command_and_by_id(project: Project) -> None:
+    """`run` goes on with the failed run; --keep-failed does not try again; `resume` refuses a run that has succeeded."""
+    project.write("w.lua", FAILING)
+    (first,) = project.json("run", "w.lua", code=1)
+    (kept,) = project.json("resume", "LAST", "--keep-failed", code=1)
+    assert kept["run"] == first["run"]
+    assert {each["attempts"] for each in project.json("list", "LAST", "--failed")} == {1}
+    project.write("w.lua", FAILING.replace("test -e flag || ", "true || "))
+    (second,) = project.json("run", "w.lua")
+    assert (second["run"], second["state"]) == (first["run"], "succeeded")
+    done = project.run("resume", first["run"], code=2)
+    assert "has succeeded; `sparkles run w.lua` begins another" in done.stderr
+
+
+def test_parameters(project: Project) -> None:
+    """-p reaches the script; the same run is found only with the same parameters."""
+    project.write("w.lua", "log('%s', args.alpha)")
+    assert project.run("run", "w.lua", "-p", "alpha=a=b").stdout == "a=b\n"
+    project.run("run", "w.lua", "-p", "alpha=2")
+    assert [each["params"] for each in project.json("runs")] == [{"alpha": "2"}, {"alpha": "a=b"}]
+    assert "alpha is given twice" in project.run("run", "w.lua", "-p", "alpha=1", "-p", "alpha=2", code=2).stderr
+
+
+def test_mistakes_of_a_script_exit_2_and_begin_with_its_line(project: Project) -> None:
+    """A syntax error, and a misspelt name: the author's line, nothing submitted, no traceback."""
+    project.write("syntax.lua", "local x =\n")
+    assert project.run("run", "syntax.lua", code=2).stderr.splitlines()[-1].startswith("error: syntax.lua:2: ")
+    project.write("name.lua", "log('hi')\nsumbit(1)\n")
+    told = project.run("run", "name.lua", code=2).stderr
+    assert "error: name.lua:2: " in told
+    assert "submit" in told
+    assert told.splitlines()[-1] == "what is done is kept; mend it and run again: sparkles run name.lua"
+    assert project.json("list") == []
+
+
+def test_runs_and_show(project: Project) -> None:
+    """A run's steps with their places, a job's description, a task's attempts and files."""
+    project.write("w.lua", SWEEP)
+    project.run("run", "w.lua")
+    (run,) = project.json("runs")
+    assert (run["workflow"], run["state"], run["steps"], run["driven"]) == ("w.lua", "succeeded", 3, False)
+    (value,) = project.json("show", run["run"])
+    assert [(step["kind"], step["position"]) for step in value["steps"]] == [
+        ("submit", "w.lua:7"),
+        ("wait", "w.lua:7"),
+        ("log", "w.lua:8"),
+    ]
+    job = value["jobs"][0]
+    table = project.run("show", run["run"]).stdout
+    assert f"{job} (3 tasks)" in table
+    assert "the last square is 9" in table
+    (described,) = project.json("show", "LAST")
+    assert described["spec"]["outputs"] == [{"pattern": "out.json"}]
+    (task,) = project.json("show", "LAST/3")
+    assert task["params"] == {"n": 3}
+    assert task["results"] == {"square": 9}
+    assert list(task["outputs"]) == ["out.json"]
+    assert [(each["attempt"], each["class"], each["exitCode"]) for each in task["tries"]] == [(1, None, 0)]
+    assert Path(task["tries"][0]["folder"], "output.log").read_text() == "n is 3\n"
+    assert f"{job}/3" in project.run("show", "LAST/3").stdout
+
+
+# Jobs
+
+
+def test_sub_with_a_csv(project: Project) -> None:
+    """One task a row; a second time everything is reused, and one line says so."""
+    project.write("params.csv", "a,b\n1,x y\n2,$HOME\n")
+    project.run("sub", "-n", "two", "--csv", "params.csv", "--", "echo {a} {b}")
+    assert project.run("logs", "LAST/2").stdout == "2 $HOME\n"
+    again = project.run("sub", "-n", "two", "--csv", "params.csv", "--", "echo {a} {b}")
+    assert "all 2 tasks reused; --no-cache runs them again" in again.stderr
+    project.write("params.csv", "a,b\n1,x y\n2,$HOME\n3,z\n")
+    again = project.run("sub", "-n", "two", "--csv", "params.csv", "--", "echo {a} {b}")
+    assert "2 of 3 tasks reused; --no-cache runs them again" in again.stderr
+    project.write("params.csv", "a,b\n1\n")
+    told = project.run("sub", "--csv", "params.csv", "--", "echo {a}", code=2).stderr
+    assert told == "error: params.csv:2: expected 2 fields (a, b), found 1\n"
+
+
+def test_sub_words_are_a_program_without_a_shell(project: Project) -> None:
+    """Several words: each argument arrives as it is; one word: /bin/sh. --dry-run shows both and leaves nothing behind."""
+    project.run("sub", "--seq", "2", "--", "printf", "%s|", "{i}", "a b", "$HOME")
+    assert project.run("logs", "LAST/2").stdout == "2|a b|$HOME|"
+    assert project.json("list")[0]["name"] == "printf"
+    fresh = Project(project.folder.parent / "fresh")
+    fresh.write("in.txt", "x")
+    done = fresh.run("sub", "--seq", "2", "--file-input", "in.txt", "--dry-run", "--", "cat in.txt; echo {i}")
+    assert done.stdout == "cat in.txt; echo 1\ncat in.txt; echo 2\n"
+    assert not (fresh.folder / ".sparkles").exists()
+
+
+def test_sub_from_a_file_and_its_options(project: Project) -> None:
+    """--file takes the whole job; options of the other way are refused beside it; inputs and outputs are staged."""
+    job = {"name": "filed", "command": "cat {^f}", "tasks": [{"params": {"f": "data/in.txt"}}]}
+    project.write("data/in.txt", "content\n")
+    project.write("job.json", json.dumps(job))
+    project.run("sub", "--file", "job.json")
+    assert project.run("logs", "LAST").stdout == "content\n"
+    assert "leave out --cpu" in project.run("sub", "--file", "job.json", "--cpu", "1", code=2).stderr
+    project.write("job.json", json.dumps({**job, "comand": "x"}))
+    told = project.run("sub", "--file", "job.json", code=2).stderr
+    assert told.startswith("error: job.json: comand: there is no such key")
+    sub = Project(project.folder / "data")
+    sub.run("sub", "-n", "staged", "--file-input", "in.txt=sub/", "--output", "*.out", "--", "cp sub/in.txt a.out")
+    project.run("fetch", "LAST", "results")
+    assert (project.folder / "results" / "1" / "a.out").read_text() == "content\n"
+
+
+def test_sub_fails_as_a_run_does(project: Project) -> None:
+    """Exit code 1 with the failed task; wait judges the same; reset starts a worker that runs it again."""
+    done = project.run("sub", "--seq", "3", "-n", "odd", "--", "test -e ../../../../../../flag || test {i} -eq 2", code=1)
+    job = project.json("list")[0]["job"]
+    assert f"task {job}/1 failed: class exit, exit code 1, attempt 1" in done.stderr
+    assert done.stderr.splitlines()[-1] == f"try again what failed: sparkles reset {job}"
+    assert "2 of 3 tasks failed" in project.run("wait", "LAST", code=1).stderr
+    told = project.run("reset", "LAST").stderr
+    assert "2 tasks pending again; a worker (pid " in told
+    assert "2 of 3 tasks failed" in project.run("wait", "LAST", code=1).stderr
+    assert {each["attempts"] for each in project.json("list", "LAST", "--failed")} == {2}
+    assert "1 task pending again" in project.run("reset", "LAST", "2").stderr
+    project.run("wait", "LAST", code=1)
+    assert "expected indexes from 1 to 3" in project.run("reset", "LAST", "4", code=2).stderr
+
+
+def test_detached_watched_and_waited_for(project: Project) -> None:
+    """--detach prints the id and returns; the worker goes on, and is gone when nothing is pending."""
+    job = project.run("sub", "--seq", "2", "--detach", "--", "sleep 0.5").stdout.strip()
+    (value,) = project.json("status", job)
+    assert value["state"] in ("pending", "running")
+    assert "2 tasks succeeded" in project.run("watch", job).stderr
+    project.run("wait", job)
+    eventually(lambda: project.json("doctor")[0]["state"]["workers"] == [])
+
+
+def test_wait_serves_a_job_that_nobody_serves(project: Project) -> None:
+    """The worker of a killed `sub` leaves with tasks pending; `wait` runs them."""
+    started = project.start("sub", "--seq", "3", "-n", "left", "--parallelism", "1", "--", "sleep 0.4")
+    eventually(lambda: claimed(project))
+    started.kill()
+    started.communicate()
+    job = project.json("list")[0]
+    assert job["counts"]["pending"]
+    status = project.run("status", "LAST").stdout
+    project.run("wait", "LAST")
+    assert project.json("list")[0]["state"] == "succeeded"
+    assert "left-" in status
+
+
+def test_wait_gives_up(project: Project) -> None:
+    """--timeout ends the waiting with exit code 1; the job goes on until it is killed."""
+    job = project.run("sub", "--detach", "--", "sleep 30").stdout.strip()
+    told = project.run("wait", job, "--timeout", "0.3", code=1).stderr
+    assert told.splitlines()[-1] == f"error: {job} did not end within 0.3 s; it goes on"
+    assert "1 task cancelled" in project.run("kill", job).stderr
+    assert f"job {job}: 1 of 1 tasks were cancelled" in project.run("wait", job, code=1).stderr
+    assert project.json("status", job)[0]["state"] == "cancelled"
+
+
+def test_status_groups_failures(project: Project) -> None:
+    """By class and exit code, with an example's parameters and last lines."""
+    project.run("sub", "--seq", "5", "-n", "mixed", "--property", "who=me", "--", "echo bad {i}; exit $(({i} % 3))", code=1)
+    (value,) = project.json("status", "LAST")
+    groups = [(each["class"], each["exitCode"], each["count"], each["example"]["index"]) for each in value["failures"]]
+    assert groups == [("exit", 1, 2, 1), ("exit", 2, 2, 2)]
+    assert value["failures"][0]["example"]["log"] == ["bad 1"]
+    assert value["properties"] == {"who": "me"}
+    assert (value["counts"]["succeeded"], value["counts"]["failed"]) == (1, 4)
+    shown = project.run("status", "mixed").stdout
+    assert "2 tasks failed: exit, exit code 2" in shown
+    assert "    | bad 2" in shown
+    assert "who=me" in shown
+
+
+def test_list_chooses(project: Project) -> None:
+    """By state and by parameters, exactly and by pattern; JSON lines are what scripts see."""
+    project.write("p.csv", "alpha,name\n0.1,x\n0.2,y\n1.5,x\n")
+    project.run("sub", "-n", "choose", "--csv", "p.csv", "--", "test {name} = x", code=1)
+    assert [each["index"] for each in project.json("list", "LAST")] == [1, 2, 3]
+    assert [each["index"] for each in project.json("list", "LAST", "--failed")] == [2]
+    assert [each["index"] for each in project.json("list", "LAST", "--params", "alpha=0.*", "--state", "succeeded")] == [1]
+    assert [each["index"] for each in project.json("list", "LAST", "-n", "2")] == [1, 2]
+    (value,) = project.json("list", "LAST", "--failed")
+    assert value["params"] == {"alpha": "0.2", "name": "y"}
+    assert (value["state"], value["class"], value["exitCode"]) == ("failed", "exit", 1)
+    assert project.run("list", "LAST", "--params", "nothing=1").stderr.startswith("no task of choose-")
+
+
+def test_logs(project: Project) -> None:
+    """All of it, the last lines, bytes as they are, an earlier attempt; a task without output says so."""
+    project.run("sub", "-n", "wordy", "--retry", "2", "--", r"seq 1 2000; printf '\377\000tail'; exit 3", code=1, env={})
+    whole = subprocess.run([SPARKLES, "logs", "LAST"], cwd=project.folder, capture_output=True, check=True, timeout=30).stdout
+    expected = "".join(f"{number}\n" for number in range(1, 2001)).encode() + b"\xff\x00tail"
+    assert whole == expected
+    last = subprocess.run(
+        [SPARKLES, "logs", "LAST", "-n", "2"], cwd=project.folder, capture_output=True, check=True, timeout=30
+    )
+    assert last.stdout == b"2000\n\xff\x00tail"
+    assert project.json("show", "LAST/1")[0]["attempts"] == 2
+    first = project.run("logs", "LAST/1", "--attempt", "1", "-n", "0")
+    assert first.stdout == ""
+    assert "has 2 attempts, no attempt 3" in project.run("logs", "LAST/1", "--attempt", "3", code=2).stderr
+    project.run("sub", "--", "true")
+    silent = project.run("logs", "LAST")
+    assert (silent.stdout, "wrote nothing" in silent.stderr) == ("", True)
+
+
+def test_logs_follow_a_running_task(project: Project) -> None:
+    """-f shows lines while the task runs, and ends with it."""
+    job = project.run("sub", "--detach", "-n", "slow", "--", "echo one; sleep 1; echo two").stdout.strip()
+    follower = project.start("logs", "-f", f"{job}/1")
+    assert follower.stdout is not None
+    assert follower.stdout.readline() == "one\n"
+    (value,) = project.json("status", job)
+    assert value["state"] == "running"
+    rest, told = follower.communicate(timeout=30)
+    assert rest == "two\n"
+    assert f"{job}/1 succeeded: exit code 0" in told
+    assert follower.returncode == 0
+
+
+def test_fetch(project: Project) -> None:
+    """A folder a task, a table of all; a second time nothing is written; a file in the way is an error."""
+    project.write("w.lua", SWEEP)
+    project.run("run", "w.lua")
+    (value,) = project.json("fetch", "LAST", "results")
+    assert value["files"] == 10
+    results = project.folder / "results"
+    assert json.loads((results / "2" / "out.json").read_text()) == {"square": 4}
+    assert (results / "3" / "output.log").read_text() == "n is 3\n"
+    with (results / "tasks.csv").open() as file:
+        assert [row["n"] for row in csv.DictReader(file)] == ["1", "2", "3"]
+    assert project.run("fetch", "LAST", "results").stderr == "results is up to date\n"
+    (results / "2" / "out.json").write_text("changed")
+    assert project.json("fetch", "LAST", "results")[0]["files"] == 1
+    assert "expected a folder, found a file" in project.run("fetch", "LAST", "w.lua", code=2).stderr
+
+
+# Changes
+
+
+def test_kill_a_task_and_a_job(project: Project) -> None:
+    """A running task's program is ended; the others go on until the job is killed."""
+    job = project.run("sub", "--seq", "3", "--detach", "--cpu", "0.1", "--", "sleep 3{i}").stdout.strip()
+    eventually(lambda: claimed(project) == 3)
+    assert project.run("kill", f"{job}/2").stderr == f"{job}/2: 1 task cancelled\n"
+    assert [each["state"] for each in project.json("list", job)] == ["claimed", "cancelled", "claimed"]
+    assert project.json("kill", job) == [{"killed": job, "driver": False, "tasks": 2}]
+    eventually(lambda: not subprocess.run(["pgrep", "-f", "^sleep 3[123]$"], capture_output=True, check=False).stdout)
+    assert "nothing to end" in project.run("kill", job).stderr
+    assert "there is no run and no job 'nosuch'" in project.run("kill", "nosuch", code=2).stderr
+
+
+def test_kill_a_run(project: Project) -> None:
+    """The driver ends, its tasks are cancelled, nothing is left running, and the run can be resumed."""
+    project.write("w.lua", SLEEPING)
+    driver = project.start("run", "w.lua")
+    eventually(lambda: claimed(project))
+    (run,) = project.json("runs")
+    assert (run["state"], run["driven"], run["driver"]["pid"]) == ("running", True, driver.pid)
+    busy = project.run("run", "w.lua", code=2).stderr
+    assert f"pid {driver.pid}" in busy
+    (value,) = project.json("kill", run["run"])
+    assert value == {"killed": run["run"], "driver": True, "tasks": 3}
+    _, told = driver.communicate(timeout=20)
+    assert driver.returncode == 143, told
+    assert project.json("runs")[0]["state"] == "cancelled"
+    assert project.json("list")[0]["counts"]["cancelled"] == 3
+    assert project.json("doctor")[0]["state"]["workers"] == []
+    told = project.run("reset", "LAST").stderr
+    assert told.strip().endswith(f"they run when its run is resumed: sparkles resume {run['run']}")
+    assert "is not being driven; go on with: sparkles resume" in project.run("wait", "LAST", code=2).stderr
+
+
+def test_kill_a_run_whose_driver_is_dead(project: Project) -> None:
+    """After kill -9 the run is shown as interrupted; `kill` marks it cancelled and cancels its tasks."""
+    project.write("w.lua", SLEEPING)
+    driver = project.start("run", "w.lua")
+    eventually(lambda: claimed(project))
+    driver.kill()
+    driver.communicate()
+    (run,) = project.json("runs")
+    assert (run["state"], run["driven"]) == ("interrupted", False)
+    (value,) = project.json("kill", run["run"])
+    assert (value["driver"], value["tasks"]) == (False, 3)
+    assert project.json("runs")[0]["state"] == "cancelled"
+    eventually(lambda: project.json("doctor")[0]["state"]["workers"] == [])
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_signals_end_a_run_resumably(project: Project, number: signal.Signals, code: int) -> None:
+    """128 + the signal, and how to come back; the run is cancelled in the record and goes on when asked."""
+    project.write(
+        "w.lua", "run(JobBuilder('s'):setCommandTemplate('sleep 0.3; echo {n}'):createTasksFor(product{n={1,2,3,4,5,6}}))"
+    )
+    driver = project.start("run", "w.lua")
+    eventually(lambda: claimed(project))
+    driver.send_signal(number)
+    _, told = driver.communicate(timeout=20)
+    assert driver.returncode == code, told
+    assert "resume with: sparkles run w.lua" in told
+    (run,) = project.json("runs")
+    assert run["state"] == "cancelled"
+    (value,) = project.json("run", "w.lua")
+    assert (value["run"], value["state"]) == (run["run"], "succeeded")
+
+
+def test_clean(project: Project) -> None:
+    """Shows and asks; with --yes removes rows, folders and content; what a kept job uses stays."""
+    project.write("w.lua", SWEEP)
+    project.write("other.lua", SWEEP.replace("sweep", "other"))
+    project.run("run", "w.lua")
+    project.run("run", "other.lua")
+    first, second = (each["run"] for each in reversed(project.json("runs")))
+    jobs = {each["run"]: each["job"] for each in project.json("list")}
+    told = project.run("clean", code=2).stderr
+    assert "2 runs and 2 jobs with 6 tasks" in told
+    assert "nobody can be asked here: say --yes" in told
+    assert project.json("clean", "--dry-run", first)[0]["jobs"] == [jobs[first]]
+    assert len(project.json("list")) == 2
+    assert project.json("clean", "--older-than", "1h")[0]["jobs"] == []
+    state = project.folder / ".sparkles"
+    outputs = [path for path in (state / "cas").glob("??/*") if path.is_file()]
+    assert len(outputs) == 3
+    (value,) = project.json("clean", first, "--yes")
+    assert (value["runs"], value["jobs"], value["contentFiles"]) == ([first], [jobs[first]], 0)
+    # The second run's tasks reuse those of the first: their files are still needed.
+    assert project.run("logs", f"{jobs[second]}/3").stdout == "n is 3\n"
+    assert project.json("fetch", jobs[second], "results")[0]["files"] == 10
+    (value,) = project.json("clean", "--yes")
+    assert (value["runs"], value["contentFiles"]) == ([second], 3)
+    assert project.json("list") == project.json("runs") == []
+    assert [path for path in (state / "jobs").rglob("*") if path.is_file()] == []
+    project.run("run", "w.lua")
+
+
+def test_clean_leaves_what_works(project: Project) -> None:
+    """A driven run and a running job are refused, even with --yes; others are removed beside them."""
+    project.write("w.lua", SWEEP)
+    project.run("run", "w.lua")
+    project.write("s.lua", SLEEPING)
+    driver = project.start("run", "s.lua")
+    eventually(lambda: claimed(project))
+    running = project.json("runs")[0]["run"]
+    assert (
+        f"run {running} is being driven; end it first: sparkles kill {running}"
+        in project.run("clean", running, "--yes", code=2).stderr
+    )
+    assert "belongs to run" in project.run("clean", "LAST", "--yes", code=2).stderr
+    (value,) = project.json("clean", "--yes")
+    assert (len(value["runs"]), value["kept"]) == (1, 1)
+    project.run("kill", running)
+    driver.communicate(timeout=20)
+    detached = project.run("sub", "--detach", "--", "sleep 30").stdout.strip()
+    eventually(lambda: claimed(project))
+    assert "not ended yet" in project.run("clean", detached, code=2).stderr
+    assert f"end it first: sparkles kill {detached}" in project.run("clean", detached, "--yes", code=3).stderr
+
+
+# Housekeeping
+
+
+def test_init_writes_what_runs(project: Project) -> None:
+    """The workflow that init writes runs; a second init changes nothing."""
+    done = project.run("init", "new")
+    new = Project(project.folder / "new")
+    names = ["workflow.lua", "params.csv", "sparkles.toml", ".luarc.json"]
+    assert done.stdout.splitlines() == [f"new/{name}" for name in names]
+    assert new.run("run", "workflow.lua").stdout == "2 by 3 is 6\n4 by 5 is 20\n6 by 7 is 42\n"
+    new.write("workflow.lua", "log('mine')")
+    (value,) = new.json("init")
+    assert (value["written"], value["kept"]) == ([], names)
+    assert (new.folder / "workflow.lua").read_text() == "log('mine')"
+    (stub,) = json.loads((new.folder / ".luarc.json").read_text())["workspace.library"]
+    assert Path(stub).is_file()
+
+
+def test_doctor(project: Project) -> None:
+    """Says where settings come from, backs up, counts; makes no state folder; a damaged database is exit code 3 and named."""
+    (value,) = project.json("doctor")
+    assert (value["state"]["exists"], value["problems"]) == (False, [])
+    assert not (project.folder / ".sparkles").exists()
+    project.write("sparkles.toml", "[local]\ncpu = 1\n")
+    project.run("sub", "--", "true")
+    (value,) = project.json("doctor")
+    settings = {each["key"]: (each["value"], each["source"]) for each in value["settings"]}
+    assert settings["local.cpu"] == (1.0, str(project.folder / "sparkles.toml"))
+    assert settings["defaults.cpu"] == (1.0, "built in")
+    assert (value["state"]["rows"]["jobs"], value["state"]["rows"]["tasks"]) == (1, 1)
+    backup = Path(value["state"]["backup"])
+    assert backup.name == "sparkles.db.backup"
+    with sqlite3.connect(backup) as copy:
+        assert copy.execute("SELECT count(*) FROM jobs").fetchone() == (1,)
+    copy.close()
+    assert project.run("doctor").stdout.endswith("nothing is wrong\n")
+    database = project.folder / ".sparkles" / "sparkles.db"
+    for more in ("-wal", "-shm"):
+        Path(f"{database}{more}").unlink(missing_ok=True)
+    database.write_bytes(b"not a database, but long enough to be looked at" * 100)
+    done = project.run("doctor", code=3)
+    assert "damaged" in done.stdout
+    assert str(backup) in done.stdout
+    for command in (["list"], ["runs"], ["sub", "--", "true"]):
+        told = project.run(*command, code=3).stderr
+        assert "damaged" in told
+        assert str(backup) in told
+
+
+def test_a_state_folder_that_cannot_be_used(project: Project) -> None:
+    """A file in its place is exit code 3 and says what to do."""
+    project.write("state", "a file")
+    told = project.run("--state", "state", "sub", "--", "true", code=None)
+    assert told.returncode in (2, 3)
+    assert "state" in told.stderr
+    assert "error: " in told.stderr
+
+
+def test_version_and_its_options(project: Project) -> None:
+    """`version` names what sparkles is made of; --version is one line."""
+    (value,) = project.json("version")
+    assert set(value) == {"sparkles", "python", "lua", "lupa", "sqlite", "platform"}
+    assert value["lua"].startswith("5.4")
+    assert project.run("--version").stdout == f"sparkles {value['sparkles']}\n"
+
+
+def test_a_reader_that_leaves_ends_nothing_badly(project: Project) -> None:
+    """`sparkles ... | head -1` is quiet; a run whose standard output is gone goes on to its end."""
+    project.run("sub", "--seq", "2000", "-n", "many", "--max-failures", "0", "--", "exit 1", code=1)
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"{SPARKLES} list LAST --json | head -1"],
+        cwd=project.folder,
+        env=environment(project.folder),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert len(done.stdout.splitlines()) == 1
+    assert done.stderr == ""
+    project.write("w.lua", "for i = 1, 200 do log('%d', i) end shell('echo over > over.txt')")
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"{SPARKLES} run w.lua | head -1"],
+        cwd=project.folder,
+        env=environment(project.folder),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert done.stdout == "1\n"
+    assert (project.folder / "over.txt").read_text() == "over\n"
+    assert project.json("runs")[0]["state"] == "succeeded"
+
+
+def test_output_that_the_encoding_lacks(project: Project) -> None:
+    """A locale without the letters: escapes, no exception."""
+    project.write("w.lua", "log('sch\\u{f6}n')")
+    done = project.run("run", "w.lua", env={"PYTHONIOENCODING": "ascii", "LC_ALL": "C"})
+    assert done.stdout == "sch\\xf6n\n"
+
+
+def test_help_is_quick(project: Project) -> None:
+    """`sparkles --help`, whole process: under 0.1 s at the best of seven tries (the machine may be busy)."""
+    times = []
+    for _ in range(7):
+        began = time.monotonic()
+        project.run("--help")
+        times.append(time.monotonic() - began)
+    assert min(times) < (0.1 if not os.environ.get("CI") else 0.3)
+
+
+def test_a_replayed_run_is_quick(project: Project) -> None:
+    """A run that reuses everything, whole process: under 0.35 s at the best of seven tries."""
+    project.write("w.lua", SWEEP)
+    project.run("run", "w.lua")
+    times = []
+    for _ in range(7):
+        began = time.monotonic()
+        project.run("run", "w.lua")
+        times.append(time.monotonic() - began)
+    assert min(times) < (0.35 if not os.environ.get("CI") else 1.0)
