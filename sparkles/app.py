@@ -155,6 +155,10 @@ class App:
         """
         path, identity = self.find_workflow(script)
         canonical = digest.canonical(args)
+        try:
+            source = path.read_bytes()
+        except OSError as error:
+            raise UsageError(f"{script}: cannot be read: {error.strerror}") from None
         self.recover(report)
         run: Run | None = None
         if not new:
@@ -170,7 +174,7 @@ class App:
                 seed=secrets.randbits(53),
                 driver=self.driver,
                 created_at_ms=self.clock.now_ms(),
-                workflow_digest=digest.of_bytes(path.read_bytes()),
+                workflow_digest=digest.of_bytes(source),
             )
             self.runs.create_run(run)
         self._drive(run, path, script, args, report, interrupts, cache=cache, frozen=frozen, keep_failed=keep_failed)
