@@ -104,6 +104,7 @@ def status_value(app: App, job: Job) -> dict[str, Any]:
     if mean is not None and counts.claimed and workers:
         left = mean * (counts.pending + counts.claimed / 2) / counts.claimed
     value.update({"workers": workers, "held": job.held, "secondsToGo": left, "failures": failures})
+    value["goesOnWith"] = None if counts.done or workers else serving.how_to_go_on(app, job)
     return value
 
 
@@ -125,9 +126,8 @@ def _show_status(job: Job, value: dict[str, Any]) -> None:
     if counts["reused"]:
         shown.append(f"{counts['reused']} of them reused")
     workers = ", ".join(f"{each['worker']} (pid {each['pid']} on {each['host']})" for each in value["workers"])
-    if not workers and not done:
-        again = f"sparkles resume {job.owner}" if job.owner else f"sparkles wait {job.id}"
-        workers = f"none; goes on with: {again}"
+    if value["goesOnWith"] is not None:
+        workers = f"none; goes on with: {value['goesOnWith']}"
     left = value["secondsToGo"]
     render.line(f"{job.id}  {render.state(value['state'])}")
     render.fields(

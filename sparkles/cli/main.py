@@ -159,9 +159,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs a command. Returns the exit code: 0 done, 1 the work failed, 2 wrong input, 3 a store or the file system, 70 a bug,
     128 + N ended by signal N."""
     render.prepare_streams()
+    code = _ended(arguments)
+    return code if render.flush() or code else 128 + signal.SIGPIPE
+
+
+def _ended(arguments: list[str] | None) -> int:
     try:
         code = cli.main(args=arguments, prog_name="sparkles", standalone_mode=False)
-        sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except BrokenPipeError:
         render.close_stdout()

@@ -185,19 +185,22 @@ class Progress:
         if self._live is not None:
             from rich.text import Text
 
-            self._live.console.print(Text(text, style=style), soft_wrap=True)
+            self._above(Text(text, style=style))
         else:
             self._write(2, lambda: render.say(text, style))
 
     def interrupted(self, text: str) -> None:
         """Called by a signal handler: the text is written at once where nothing is being drawn, else with the next event or at the end."""
         if self._live is not None:
+            # The third Ctrl-C ends the process wherever it is: the cursor is to be there then.
             self._interrupts.append(text)
+            text = "\x1b[?25h"
         else:
-            try:
-                os.write(2, f"{text}\n".encode())
-            except OSError:
-                pass  # nobody reads it
+            text += "\n"
+        try:
+            os.write(2, text.encode())
+        except OSError:
+            pass  # nobody reads it
 
     def close(self) -> None:
         """Removes the bars; what was said stays."""
@@ -209,7 +212,7 @@ class Progress:
         if self._live is not None and sys.stdout.isatty():
             from rich.text import Text
 
-            self._live.console.print(Text.from_ansi(text), soft_wrap=True)
+            self._above(Text.from_ansi(text))
         elif self._logs_to_stderr:
             self._write(2, lambda: render.say(text))
         else:
@@ -281,6 +284,14 @@ class Progress:
                 self._live.update(self._frame(self._live.console, now), refresh=True)
             except OSError:
                 self._live, self._quiet = None, True  # the terminal is gone
+
+    def _above(self, text: Text) -> None:
+        """A line that stays, above the bars."""
+        if self._live is not None:
+            try:
+                self._live.console.print(text, soft_wrap=True)
+            except OSError:
+                self._live, self._quiet = None, True
 
     def _start(self) -> None:
         from rich.console import Console

@@ -27,6 +27,16 @@ def prepare_streams() -> None:
             reconfigure(errors="surrogateescape" if utf_8 else "backslashreplace")
 
 
+def flush() -> bool:
+    """Writes what is left of standard output; False where its reader is gone."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        close_stdout()
+        return False
+    return True
+
+
 def close_stdout() -> None:
     """After a broken pipe: nothing more is written to standard output, not at exit either."""
     null = os.open(os.devnull, os.O_WRONLY)
@@ -74,8 +84,8 @@ def error(text: str, notes: Iterable[str] = ()) -> None:
         say(f"{styled('error:', 'red', sys.stderr)} {text}")
         for note in notes:
             say(note)
-    except BrokenPipeError:
-        pass  # nobody is there to read it
+    except OSError:
+        pass  # nobody is there to read it: a broken pipe, a terminal that hung up
 
 
 def json_line(value: Any) -> None:

@@ -51,6 +51,16 @@ def is_driven(run: Run) -> bool:
     return run.state is RunState.RUNNING and run.driver is not None and liveness(run.driver) != "dead"
 
 
+def how_to_go_on(app: App, job: Job) -> str | None:
+    """The command that has a job served that nobody serves; None where its run's driver will see to it."""
+    run = run_of(app, job)
+    if run is not None and is_driven(run):
+        return None
+    if run is not None and run.state is not RunState.SUCCEEDED:
+        return f"sparkles resume {run.id}"
+    return f"sparkles wait {job.id}"
+
+
 class Waiting:
     """One command's wait for jobs, with a worker of its own where nobody else serves them."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -216,6 +218,29 @@ def test_ctrl_c_twice(project: Project) -> None:
     assert "running tasks are ended; they run again on resume" in terminal.screen
     assert project.json("list")[0]["counts"]["pending"] == 2
     assert project.json("doctor")[0]["state"]["workers"] == []
+
+
+def test_a_terminal_that_hangs_up(project: Project) -> None:
+    """The window is closed: the worker finishes what runs and records it; the run can be resumed, and nothing finished runs again."""
+    # Not by pexpect, which sends more signals than a closed window does.
+    pid, window = pty.fork()
+    if pid == 0:
+        os.chdir(project.folder)
+        os.execve(SPARKLES, [SPARKLES, "run", "w.lua"], environment(project.folder))
+    seen = b""
+    while not re.search(rb"[2-4]/8", seen):
+        seen += os.read(window, 4096)
+    os.close(window)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 129
+    deadline = time.monotonic() + 15
+    while project.json("doctor")[0]["state"]["workers"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert not list((project.folder / ".sparkles").glob("bug-*"))
+    assert project.json("runs")[0]["state"] == "cancelled"
+    assert project.json("list")[0]["counts"]["claimed"] == 0
+    assert project.json("run", "w.lua")[0]["state"] == "succeeded"
+    assert {each["attempts"] for each in project.json("list", "LAST")} == {1}
 
 
 def test_watching_ends_without_the_job(project: Project) -> None:
