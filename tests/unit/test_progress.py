@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sparkles.cli.progress import Gauge, Progress, bar_line, summary
+from sparkles.cli.gauge import Gauge, bar_line, summary
+from sparkles.cli.progress import Progress
 from sparkles.engine.events import Logged, Noticed, Progressed, RunEnded, RunOpened, Submitted
 from sparkles.model import Counts
 
