@@ -267,6 +267,9 @@ class Blobs(Protocol):
             StorageFull: Nothing was stored.
         """
 
+    def known_file(self, path: Path) -> Artifact | None:
+        """What `put_file` would return for a file that is unchanged since it was last stored, without reading it; else None."""
+
     def put_bytes(self, data: bytes) -> Digest:
         """Stores `data`; harmless when repeated."""
 

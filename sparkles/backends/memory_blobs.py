@@ -49,6 +49,9 @@ class MemoryBlobs:
             raise UsageError(f"{path}: changed while it was read: size {before.st_size} -> {after.st_size}; submit again")
         return Artifact(str(path), self.put_bytes(data), len(data), bool(before.st_mode & 0o111))
 
+    def known_file(self, path: Path) -> Artifact | None:
+        return None  # it remembers no paths
+
     def put_bytes(self, data: bytes) -> Digest:
         digest = of_bytes(data)
         self.contents.setdefault(digest, bytes(data))

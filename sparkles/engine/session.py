@@ -51,6 +51,7 @@ class Options:
         frozen: bool = False,
         keep_failed: bool = False,
         defaults: Defaults | None = None,
+        rerun: frozenset[str] = frozenset(),
     ) -> None:
         """`root` is where relative paths start, `state` the state folder, `environ` what `shell` commands inherit."""
         self.root = root
@@ -60,6 +61,7 @@ class Options:
         self.frozen = frozen
         self.keep_failed = keep_failed
         self.defaults = defaults or Defaults()
+        self.rerun = rerun
 
 
 def pool_of(run: str) -> str:
@@ -91,7 +93,9 @@ class Session:
         reading = FileSteps(files, ports.blobs, self.journal, report, frozen=options.frozen)
         small = SmallSteps(self.journal, ports.clock, report)
         fetching = FetchSteps(ports.jobs, ports.blobs, files, self.journal)
-        self._submitting = SubmitSteps(submitter, ports.jobs, self.journal, run.id, self._pool, cache=options.cache)
+        self._submitting = SubmitSteps(
+            submitter, ports.jobs, self.journal, run.id, self._pool, cache=options.cache, rerun=options.rerun
+        )
         self._waiting = WaitSteps(
             ports.jobs,
             self.journal,

@@ -16,9 +16,9 @@ from sparkles.engine import jobs
 from sparkles.engine.commands import Answer, Done, JobDraft, Raised, StepError, Submit
 from sparkles.engine.events import Noticed, Report, Submitted
 from sparkles.engine.files import RunFiles
-from sparkles.engine.journal import Journal
+from sparkles.engine.journal import Asking, Journal
 from sparkles.errors import NotFound, UsageError, WorkflowError
-from sparkles.model import Attempt, Digest, Job, JobId, NewTask, StepState, TaskSpec
+from sparkles.model import Attempt, Digest, Job, JobId, Json, NewTask, StepKey, StepState, TaskSpec
 from sparkles.ports import Blobs, Clock, Fleet, JobStore, Notifier
 
 
@@ -81,7 +81,7 @@ class Submitter:
     def create(self, built: jobs.BuiltJob, job_id: JobId, *, owner: str, pool: str, cache: bool) -> int:
         """Stores the job unless it is there already. Returns how many tasks reuse a result."""
         prints = list(map(digest.fingerprinter(built.spec), built.tasks))
-        found = self._reusable(prints) if cache and built.spec.cache else {}
+        found = self.reusable(prints) if cache and built.spec.cache else {}
         reused = sum(1 for each in prints if each in found) if found else 0
 
         def new_tasks() -> Iterator[NewTask]:
@@ -105,7 +105,7 @@ class Submitter:
             self._fleet.ensure(pool)
         self._notifier.notify()
 
-    def _reusable(self, prints: list[Digest]) -> dict[Digest, Attempt]:
+    def reusable(self, prints: list[Digest]) -> dict[Digest, Attempt]:
         """The attempts whose result stands for a fingerprint: those that succeeded and whose outputs are all still stored."""
         found = self._jobs.find_reusable(prints)
         outputs = {output.digest for attempt in found.values() for output in attempt.outputs}
@@ -115,11 +115,34 @@ class Submitter:
         return {each: attempt for each, attempt in found.items() if not any(o.digest in gone for o in attempt.outputs)}
 
 
+def ask_submit(journal: Journal, strand: str, built: jobs.BuiltJob, position: str) -> Asking:
+    """Asks the journal for the step that submits this job."""
+    parts: Json = {"spec": digest.parse(digest.encode_value(built.spec)), "tasks": built.digest, "count": len(built.tasks)}
+    return journal.ask(strand, "submit", parts, position)
+
+
+def job_id_of(run: str, key: StepKey, name: str) -> JobId:
+    """A job's id: its name, and eight characters of the digest of its run and step."""
+    return JobId(f"{name}-{digest.of_value([run, key.strand, key.kind, key.digest, key.occurrence])[:8]}")
+
+
 class SubmitSteps:
     """`submit` of a script."""
 
-    def __init__(self, submitter: Submitter, store: JobStore, journal: Journal, run: str, pool: str, *, cache: bool) -> None:
+    def __init__(
+        self,
+        submitter: Submitter,
+        store: JobStore,
+        journal: Journal,
+        run: str,
+        pool: str,
+        *,
+        cache: bool,
+        rerun: frozenset[str] = frozenset(),
+    ) -> None:
+        """`rerun`: names of jobs whose tasks run though their results are known."""
         self._submitter = submitter
+        self._rerun = rerun
         self._store = store
         self._journal = journal
         self._run = run
@@ -135,13 +158,8 @@ class SubmitSteps:
             return Raised(StepError(error.message, kind="Usage", usage=True, fields={"position": error.position}))
         except UsageError as error:
             return Raised(StepError(f"submit: {error}", kind="Usage", usage=True))
-        spec_parts = digest.parse(digest.encode_value(built.spec))
-        asking = self._journal.ask(
-            strand, "submit", {"spec": spec_parts, "tasks": built.digest, "count": len(built.tasks)}, command.position
-        )
-        key = asking.key
-        suffix = digest.of_value([self._run, key.strand, key.kind, key.digest, key.occurrence])[:8]
-        job_id = JobId(f"{built.spec.name}-{suffix}")
+        asking = ask_submit(self._journal, strand, built, command.position)
+        job_id = job_id_of(self._run, asking.key, built.spec.name)
         self.asked.add(job_id)
         value = {"id": job_id, "name": built.spec.name, "count": len(built.tasks)}
         recorded = asking.recorded
@@ -151,7 +169,8 @@ class SubmitSteps:
                 self._submitter.serve(self._pool)
             return Done(value, reused=True)
         self._journal.start(asking)
-        self._submitter.create(built, job_id, owner=self._run, pool=self._pool, cache=self._cache)
+        cache = self._cache and built.spec.name not in self._rerun
+        self._submitter.create(built, job_id, owner=self._run, pool=self._pool, cache=cache)
         self._journal.finish(asking, value)
         return Done(value)
 

@@ -7,8 +7,7 @@ import tempfile
 from pathlib import Path
 
 import hypothesis.strategies as st
-from hypothesis import HealthCheck, settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis import HealthCheck, given, settings
 from msgspec.structs import replace
 
 from sparkles.errors import SparklesError
@@ -19,24 +18,30 @@ JOBS = ["a", "b", "c", "ü"]
 COMMANDS = ["x", "y", "z"]
 WORKERS = ["w1", "w2"]
 POOLS = ["p", "q"]
+MOSTLY_P = st.sampled_from(["p", "p", "p", "q"])
+RARELY = st.sampled_from([False, False, False, True])
 INDEXES = st.none() | st.lists(st.integers(0, 5), max_size=3)
-STATES = st.sets(st.sampled_from(TaskState))
-ENDS = [TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED, TaskState.PENDING]
+STATES = st.sets(st.sampled_from(TaskState), min_size=1)
+ENDS = st.lists(
+    st.tuples(
+        st.sampled_from([TaskState.SUCCEEDED, TaskState.SUCCEEDED, *TaskState]),  # CLAIMED stands for a release
+        st.integers(-1, 3),
+        st.none() | st.integers(1, 9),
+    ),
+    max_size=4,
+)
+"""(state, not_before_ms, memory_bytes) of claims in order; claims beyond these go on."""
 
 
-class Stores(RuleBasedStateMachine):
+class Stores:
     """Both stores, and the claims that were given out: pairs of (memory's, SQLite's), current or not."""
 
-    def __init__(self):
-        super().__init__()
-        self.folder = tempfile.TemporaryDirectory()
+    def __init__(self, folder):
         self.memory = Backend("memory", None)
-        self.sqlite = Backend("sqlite", Path(self.folder.name))
+        self.sqlite = Backend("sqlite", folder)
         self.claims = []
-
-    def teardown(self):
-        self.sqlite.close()
-        self.folder.cleanup()
+        for name in WORKERS:
+            self.both(lambda jobs, _: enter(jobs, name))
 
     def both(self, call):
         """Calls both stores; they answer or raise alike."""
@@ -49,97 +54,69 @@ class Stores(RuleBasedStateMachine):
         assert answers[0] == answers[1]
         return answers[0]
 
-    @initialize()
-    def workers(self):
-        for name in WORKERS:
-            self.both(lambda jobs, _, name=name: enter(jobs, name))
-
-    @rule(
-        name=st.sampled_from(JOBS),
-        commands=st.lists(st.sampled_from(COMMANDS), max_size=4),
-        pool=st.sampled_from(POOLS),
-        held=st.booleans(),
-        priority=st.integers(-1, 1),
-        parallelism=st.none() | st.integers(1, 2),
-        cache=st.booleans(),
-    )
     def create_job(self, name, commands, pool, held, priority, parallelism, cache):
-        """As submit does it, with what is reusable."""
+        """As submit does it, with what is reusable; a job of that id goes first if it can."""
+        self.both(lambda jobs, _: jobs.delete_jobs([name]))
         if name in [job.id for job in self.memory.jobs.list_jobs()]:
             return
-        found = (
-            self.both(lambda jobs, _: {key: each.ref for key, each in jobs.find_reusable(prints(commands)).items()})
-            if cache
-            else {}
-        )
-        reuse = {i: found[fingerprint(each)] for i, each in enumerate(commands, 1) if fingerprint(each) in found}
+        found = self.both(lambda jobs, _: reusable_refs(jobs, commands)) if cache else {}
+        reuse = {index: found[fingerprint(each)] for index, each in enumerate(commands, 1) if fingerprint(each) in found}
         spec = JobSpec(name, priority=priority, parallelism=parallelism)
         self.both(lambda jobs, _: create(jobs, name, commands, reuse=reuse, spec=spec, pool=pool, held=held))
 
-    @rule(worker=st.sampled_from(WORKERS), pool=st.sampled_from(POOLS), limit=st.integers(0, 5), now_ms=st.integers(0, 3))
-    def claim(self, worker, pool, limit, now_ms):
+    def work(self, worker, pool, limit, now_ms, ends):
+        """Claims, and ends some of the claims at once."""
         found = [b.jobs.claim(worker, pool=pool, limit=limit, now_ms=now_ms) for b in (self.memory, self.sqlite)]
         assert list(map(without_token, found[0])) == list(map(without_token, found[1]))
         assert not {each.token for each in found[1]} & {each.token for _, each in self.claims}
-        self.claims += zip(*found, strict=True)
+        new = list(zip(*found, strict=True))
+        self.claims += new
+        self.end(new, ends)
 
-    @precondition(lambda self: self.claims)
-    @rule(data=st.data(), now_ms=st.integers(-1, 3), memory=st.none() | st.integers(1, 9))
-    def finish(self, data, now_ms, memory):
+    def end_any(self, which, ends):
         """Any claims ever given out, current or stale, some of them twice."""
-        chosen = data.draw(st.lists(st.tuples(st.sampled_from(self.claims), st.sampled_from(ENDS)), max_size=4))
+        if self.claims:
+            self.end([self.claims[-1 - each % len(self.claims)] for each in which], ends)
+
+    def end(self, pairs, ends):
+        chosen = list(zip(pairs, ends, strict=False))
+        released = [pair for pair, (state, _, _) in chosen if state is TaskState.CLAIMED]
 
         def finishes(number):
-            for pair, state in chosen:
-                failure = None if state is TaskState.SUCCEEDED else FailureClass.EXIT
-                finish = ended(pair[number], state, failure, exit_code=len(chosen))
-                yield replace(finish, not_before_ms=now_ms, memory_bytes=memory)
+            for pair, (state, not_before_ms, memory_bytes) in chosen:
+                if state is not TaskState.CLAIMED:
+                    failure = None if state is TaskState.SUCCEEDED else FailureClass.EXIT
+                    finish = ended(pair[number], state, failure, exit_code=memory_bytes)
+                    yield replace(finish, not_before_ms=not_before_ms, memory_bytes=memory_bytes)
 
+        self.both(lambda jobs, number: jobs.release([pair[number] for pair in released]))
         self.both(lambda jobs, number: jobs.finish(list(finishes(number))))
 
-    @precondition(lambda self: self.claims)
-    @rule(data=st.data())
-    def release(self, data):
-        chosen = data.draw(st.lists(st.sampled_from(self.claims), max_size=4))
-        self.both(lambda jobs, number: jobs.release([pair[number] for pair in chosen]))
+    def change(self, names, what, states, indexes):
+        for name in sorted(names):
+            if what == "kill":
+                self.both(lambda jobs, _, name=name: jobs.kill_tasks(name, indexes))
+            elif what == "cancel":
+                self.both(lambda jobs, _, name=name: jobs.cancel_pending(name, "because"))
+            else:
+                self.both(lambda jobs, _, name=name: jobs.reset_tasks(name, states, indexes))
 
-    @rule(name=st.sampled_from(JOBS), indexes=INDEXES)
-    def kill(self, name, indexes):
-        self.both(lambda jobs, _: jobs.kill_tasks(name, indexes))
+    def hold_or_delete(self, names, held, delete):
+        if delete:
+            self.both(lambda jobs, _: jobs.delete_jobs(names))
+        else:
+            self.both(lambda jobs, _: jobs.set_held(names, held))
 
-    @rule(name=st.sampled_from(JOBS))
-    def cancel(self, name):
-        self.both(lambda jobs, _: jobs.cancel_pending(name, "because"))
-
-    @rule(name=st.sampled_from(JOBS), states=STATES, indexes=INDEXES)
-    def reset(self, name, states, indexes):
-        self.both(lambda jobs, _: jobs.reset_tasks(name, states, indexes))
-
-    @rule(names=st.sets(st.sampled_from(JOBS)), held=st.booleans())
-    def hold(self, names, held):
-        self.both(lambda jobs, _: jobs.set_held(names, held))
-
-    @rule(names=st.sets(st.sampled_from(JOBS)))
-    def delete(self, names):
-        self.both(lambda jobs, _: jobs.delete_jobs(names))
-
-    @rule(worker=st.sampled_from(WORKERS))
-    def leave(self, worker):
-        """With claims it is refused; without, the worker comes back later or not."""
+    def come_and_go(self, worker, cpu, crash):
+        """With claims leaving is refused. A crash is seen by SQLite only: what was answered before must still hold."""
         self.both(lambda jobs, _: jobs.leave_worker(worker))
-
-    @rule(worker=st.sampled_from(WORKERS), cpu=st.integers(0, 5), enters=st.booleans())
-    def reserve(self, worker, cpu, enters):
-        if enters:
-            self.both(lambda jobs, _: enter(jobs, worker))
-        self.both(lambda jobs, _: jobs.beat_worker(worker, waiting=enters))
+        self.both(lambda jobs, _: jobs.beat_worker(worker, waiting=crash))
+        self.both(lambda jobs, _: jobs.claim(worker, pool="nix", limit=1, now_ms=0))
         self.both(lambda jobs, _: jobs.reserve(worker, cpu=cpu, memory_bytes=cpu, total_cpu=4, total_memory_bytes=9))
+        self.both(lambda jobs, _: enter(jobs, worker, cpu=cpu))
+        if crash:
+            self.sqlite.reopen()
 
-    @rule()
-    def crash(self):
-        self.sqlite.reopen()
-
-    @invariant()
     def same(self):
         """Everything that can be seen is the same."""
         self.both(lambda jobs, _: jobs.list_jobs())
@@ -156,7 +133,6 @@ class Stores(RuleBasedStateMachine):
             self.both(lambda jobs, _, worker=worker: list(map(without_token, jobs.list_claims(worker))))
             self.both(lambda jobs, _, worker=worker: len(jobs.held_tokens(worker)))
 
-    @invariant()
     def sound(self):
         """What holds in any state: attempts are never shared, and every outcome of a task has its record."""
         jobs = self.sqlite.jobs
@@ -172,8 +148,8 @@ class Stores(RuleBasedStateMachine):
                     assert task.origin is None
 
 
-def prints(commands):
-    return [fingerprint(each) for each in commands]
+def reusable_refs(jobs, commands):
+    return {key: attempt.ref for key, attempt in jobs.find_reusable([fingerprint(each) for each in commands]).items()}
 
 
 def without_token(claim):
@@ -184,8 +160,50 @@ def replace_tokens(outcome):
     return replace(outcome, attempt=outcome.attempt and replace(outcome.attempt, token=""))
 
 
-TestStores = Stores.TestCase
-TestStores.__doc__ = "Any sequence of calls gives the same answers from both."
-TestStores.settings = settings(
-    max_examples=25, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+def calls(method, **arguments):
+    return st.tuples(st.just(method), st.fixed_dictionaries(arguments))
+
+
+NAMES = st.sets(st.sampled_from(JOBS), min_size=1)
+
+CALLS = st.one_of(
+    calls(
+        Stores.create_job,
+        name=st.sampled_from(JOBS),
+        commands=st.lists(st.sampled_from(COMMANDS), min_size=1, max_size=4),
+        pool=MOSTLY_P,
+        held=RARELY,
+        priority=st.integers(-1, 1),
+        parallelism=st.none() | st.integers(1, 2),
+        cache=st.booleans(),
+    ),
+    calls(
+        Stores.work,
+        worker=st.sampled_from(WORKERS),
+        pool=MOSTLY_P,
+        limit=st.integers(0, 5),
+        now_ms=st.integers(0, 3),
+        ends=ENDS,
+    ),
+    calls(Stores.end_any, which=st.lists(st.integers(0, 30), max_size=4), ends=ENDS),
+    calls(Stores.change, names=NAMES, what=st.sampled_from(["kill", "cancel", "reset"]), states=STATES, indexes=INDEXES),
+    calls(Stores.hold_or_delete, names=NAMES, held=RARELY, delete=RARELY),
+    calls(Stores.come_and_go, worker=st.sampled_from(WORKERS), cpu=st.integers(0, 5), crash=st.booleans()),
 )
+
+
+# A list of calls of a least length rather than hypothesis' state machine: that one leaves out some of the rules in each example and so
+# seldom came to a claim at all (16 in 25 examples).
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(CALLS, min_size=25, max_size=40))
+def test_any_calls_are_answered_alike(sequence):
+    """By both stores; what can be seen afterwards is the same, and sound."""
+    with tempfile.TemporaryDirectory() as folder:
+        stores = Stores(Path(folder))
+        try:
+            for method, arguments in sequence:
+                method(stores, **arguments)
+                stores.same()
+            stores.sound()
+        finally:
+            stores.sqlite.close()

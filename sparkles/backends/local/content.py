@@ -76,6 +76,17 @@ class ContentStore:
         self._cache.put(where, before, found)
         return Artifact(str(path), found, size, executable)
 
+    def known_file(self, path: Path) -> Artifact | None:
+        where = os.path.abspath(path)
+        try:
+            found = os.stat(where)
+        except OSError:
+            return None
+        known = self._cache.get(where, found) if os.path.isdir(self._state) else None
+        if known is None or self.missing([known]):
+            return None
+        return Artifact(str(path), known, found.st_size, bool(found.st_mode & 0o111))
+
     def put_bytes(self, data: bytes) -> Digest:
         found = of_bytes(data)
         if self._touch(found, len(data)):
