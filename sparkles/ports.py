@@ -253,11 +253,8 @@ class JobStore(Protocol):
         Returns whether it was set."""
 
 
-class Blobs(Protocol):
-    """Content-addressed files, and the folders of attempts with their logs and outputs.
-
-    Content is immutable: what `digest` names never changes, and bytes that do not agree with their digest are never handed out.
-    """
+class Content(Protocol):
+    """Bytes by their digest: what `digest` names never changes, and bytes that do not agree with their digest are never handed out."""
 
     def put_file(self, path: Path) -> Artifact:
         """Stores a copy of a file's bytes (`name` is the path as given). An unchanged file that was stored before is not read again.
@@ -278,6 +275,13 @@ class Blobs(Protocol):
 
     def missing(self, digests: Iterable[Digest]) -> set[Digest]:
         """Those of `digests` that are not stored."""
+
+
+class Blobs(Content, Protocol):
+    """Content-addressed files, and the folders of attempts with their logs and outputs.
+
+    Names that come from outside never become paths unchecked.
+    """
 
     def place(self, digest: Digest, target: Path, *, executable: bool = False, link: bool = False) -> None:
         """Makes `target` (its folder exists) a private, writable copy of the content, hash-checked, or with `link` a read-only link.

@@ -18,7 +18,7 @@ from sparkles import digest
 from sparkles.engine.journal import Journal
 from sparkles.errors import UsageError
 from sparkles.model import Artifact, Digest, StepKey
-from sparkles.ports import Blobs
+from sparkles.ports import Content
 
 
 class _Write(msgspec.Struct):
@@ -33,7 +33,7 @@ class _Write(msgspec.Struct):
 class RunFiles:
     """The files that one run's script names. Relative paths start at the project root."""
 
-    def __init__(self, root: Path, state: Path, blobs: Blobs) -> None:
+    def __init__(self, root: Path, state: Path, blobs: Content) -> None:
         self._root = root
         self._state = state
         self._blobs = blobs

@@ -110,7 +110,12 @@ class WaitSteps:
         for job_id in command.jobs:
             counts = self._store.count_tasks(job_id)
             found.append(
-                {"id": job_id, "name": self._store.get_job(job_id).spec.name, "count": counts.total, "counts": _plain(counts)}
+                {
+                    "id": job_id,
+                    "name": self._store.get_job(job_id).spec.name,
+                    "count": counts.total,
+                    "counts": plain_counts(counts),
+                }
             )
         return Done({"jobs": found}, reused=reused)
 
@@ -208,7 +213,8 @@ class JobsWait:
         return soon
 
 
-def _plain(counts: Counts) -> dict[str, int]:
+def plain_counts(counts: Counts) -> dict[str, int]:
+    """Counts as scripts see them."""
     return {
         "pending": counts.pending,
         "claimed": counts.claimed,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 import msgspec
 
@@ -29,8 +30,7 @@ from sparkles.engine.commands import (
     Unrecorded,
 )
 from sparkles.engine.joins import Join
-from sparkles.engine.journal import Parked
-from sparkles.engine.session import Session
+from sparkles.engine.journal import Journal, Parked
 from sparkles.ports import Clock, Notifier
 
 GREATEST_SLEEP_S = 0.5
@@ -40,6 +40,21 @@ MAIN = "main"
 
 FAILED = "Failed"
 """The kind of `fail`: it ends the run in whichever strand it stands, and nothing catches it."""
+
+
+class Performer(Protocol):
+    """The engine's side of an execution: a Session, or what stands in for one (plan, tests)."""
+
+    @property
+    def journal(self) -> Journal:
+        """Where joins are recorded."""
+
+    def begin(self, strand: str, command: Command) -> Answer | Pending:
+        """Answers a command; raises Parked where the strand may not go on."""
+
+
+class Stuck(Exception):
+    """Every strand that is left is parked for good: a planner's answer to what only an effect can tell."""
 
 
 class Strand:
@@ -56,11 +71,16 @@ class Strand:
         self.command: Command | None = None
 
 
-def run_strands(program: Program, session: Session, notifier: Notifier, clock: Clock, interrupted: Callable[[], None]) -> Ended:
+def run_strands(
+    program: Program, session: Performer, notifier: Notifier, clock: Clock, interrupted: Callable[[], None]
+) -> Ended:
     """Runs a program to the end of its main strand and of every strand that was spawned.
 
     Args:
         interrupted: Called between commands and polls; raises RunCancelled to leave the loop.
+
+    Raises:
+        Stuck: Nothing can go on because `session` parks what is left.
 
     Returns:
         How the main strand ended; where it ended well, how the first spawned strand failed that nobody awaited, if one did.
@@ -70,7 +90,7 @@ def run_strands(program: Program, session: Session, notifier: Notifier, clock: C
 
 class _Loop:
     def __init__(
-        self, program: Program, session: Session, notifier: Notifier, clock: Clock, interrupted: Callable[[], None]
+        self, program: Program, session: Performer, notifier: Notifier, clock: Clock, interrupted: Callable[[], None]
     ) -> None:
         self._program = program
         self._session = session
@@ -245,6 +265,8 @@ class _Loop:
             if strand.join is not None:
                 strand.join.give_up_parking()
         self._retry_parked()
+        if not self._ready and not self._waiting:
+            raise Stuck
         return True
 
     def _name_deadlock(self) -> None:

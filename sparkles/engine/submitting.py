@@ -19,7 +19,7 @@ from sparkles.engine.files import RunFiles
 from sparkles.engine.journal import Asking, Journal
 from sparkles.errors import NotFound, UsageError, WorkflowError
 from sparkles.model import Attempt, Digest, Job, JobId, Json, NewTask, StepKey, StepState, TaskSpec
-from sparkles.ports import Blobs, Clock, Fleet, JobStore, Notifier
+from sparkles.ports import Clock, Content, Fleet, JobStore, Notifier
 
 
 class Defaults(msgspec.Struct, frozen=True):
@@ -49,7 +49,7 @@ class Submitter:
     def __init__(
         self,
         jobs: JobStore,
-        blobs: Blobs,
+        blobs: Content,
         fleet: Fleet | None,
         notifier: Notifier,
         clock: Clock,
