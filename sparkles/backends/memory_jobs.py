@@ -296,13 +296,15 @@ class MemoryJobStore:
     def release(self, claims: Sequence[Claim]) -> int:
         """See ports.JobStore."""
         with self._lock:
-            current = [claim for claim in claims if self._is_current(claim.ref, claim.token)]
-            for claim in current:
-                job_id, index = claim.ref.job, claim.ref.index
-                del self._tokens[job_id, index]
-                task = self._tasks[job_id][index]
-                self._tasks[job_id][index] = replace(task, state=TaskState.PENDING, attempt=task.attempt - 1, worker="")
-            return len(current)
+            count = 0
+            for claim in claims:
+                if self._is_current(claim.ref, claim.token):
+                    job_id, index = claim.ref.job, claim.ref.index
+                    del self._tokens[job_id, index]
+                    task = self._tasks[job_id][index]
+                    self._tasks[job_id][index] = replace(task, state=TaskState.PENDING, attempt=task.attempt - 1, worker="")
+                    count += 1
+            return count
 
     def held_tokens(self, worker: WorkerId) -> set[str]:
         """See ports.JobStore."""
