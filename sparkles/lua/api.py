@@ -10,6 +10,7 @@ other rule about values rather than types.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -622,35 +623,35 @@ def _split(text: str, separator: str) -> list[str]:
     return found
 
 
-def parse_type(text: str) -> list[dict[str, Any]]:
+def parse_type(text: str, known: Mapping[str, Record] = _BY_NAME) -> list[dict[str, Any]]:
     """The alternatives of a type: {"kind": a basic type | "list" | "map" | "record", "of": alternatives, "name": of the record}."""
     alternatives: list[dict[str, Any]] = []
     for part in _split(text, "|"):
         if part.endswith("[]"):
-            alternatives.append({"kind": "list", "of": parse_type(part[:-2])})
+            alternatives.append({"kind": "list", "of": parse_type(part[:-2], known)})
         elif part.startswith("(") and part.endswith(")"):
-            alternatives.extend(parse_type(part[1:-1]))
+            alternatives.extend(parse_type(part[1:-1], known))
         elif part.startswith("map<"):
-            alternatives.append({"kind": "map", "of": parse_type(part[4:-1])})
-        elif part in _BY_NAME:
+            alternatives.append({"kind": "map", "of": parse_type(part[4:-1], known)})
+        elif part in known:
             alternatives.append({"kind": "record", "name": part})
         else:
             alternatives.append({"kind": part})
     return alternatives
 
 
-def describe_type(text: str) -> str:
+def describe_type(text: str, known: Mapping[str, Record] = _BY_NAME) -> str:
     """A type as messages spell it: "string or list of string"."""
     names = []
     for part in _split(text, "|"):
         if part.endswith("[]"):
-            inner = describe_type(part[:-2])
+            inner = describe_type(part[:-2], known)
             names.append("list" if inner == "any" else f"list of {inner}")
         elif part.startswith("(") and part.endswith(")"):
-            names.append(describe_type(part[1:-1]))
+            names.append(describe_type(part[1:-1], known))
         elif part.startswith("map<"):
             names.append("table")
-        elif part in _BY_NAME and not record(part).opaque:
+        elif part in known and not known[part].opaque:
             names.append("table" if part != "Artifact" else "artifact")
         else:
             names.append(part)
@@ -658,32 +659,37 @@ def describe_type(text: str) -> str:
     return unique[0] if len(unique) == 1 else ", ".join(unique[:-1]) + " or " + unique[-1]
 
 
-def _field(field: Field) -> dict[str, Any]:
+def _field(field: Field, known: Mapping[str, Record]) -> dict[str, Any]:
     return {
         "name": field.name,
-        "types": parse_type(field.type),
-        "expected": describe_type(field.type),
+        "types": parse_type(field.type, known),
+        "expected": describe_type(field.type, known),
         "optional": field.optional,
     }
 
 
-def checks() -> dict[str, Any]:
+def checks(functions: Sequence[Function] = FUNCTIONS, records: Sequence[Record] = RECORDS) -> dict[str, Any]:
     """The records as the Lua side reads them."""
+    known = {each.name: each for each in records}
     return {
         "functions": [
             {
                 "name": each.name,
                 "owner": each.owner,
-                "params": [_field(param) for param in each.params],
-                "rest": _field(each.rest) if each.rest else False,
+                "params": [_field(param, known) for param in each.params],
+                "rest": _field(each.rest, known) if each.rest else False,
                 "step": each.step,
                 "anywhere": each.anywhere,
             }
-            for each in FUNCTIONS
+            for each in functions
         ],
         "records": {
-            each.name: {"fields": [_field(field) for field in each.fields], "opaque": each.opaque, "items": bool(each.items)}
-            for each in RECORDS
+            each.name: {
+                "fields": [_field(field, known) for field in each.fields],
+                "opaque": each.opaque,
+                "items": bool(each.items),
+            }
+            for each in records
         },
         "values": [each.name for each in VALUES],
         "base": list(BASE),

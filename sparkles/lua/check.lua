@@ -204,7 +204,7 @@ local function checked_method(spec, fn)
   local n = #params
   return function(self, ...)
     if class_of[self] ~= owner then
-      misuse(format("%s.%s: called with '.', expected ':' as in %s:%s(%s)", owner, name, VARIABLE[owner], name, (n > 0 or rest) and "..." or ""))
+      misuse(format("%s.%s: called with '.', expected ':' as in %s:%s(%s)", owner, name, VARIABLE[owner] or "value", name, (n > 0 or rest) and "..." or ""))
     end
     for i = 1, n do check(name, params[i], (select(i, ...))) end
     if rest then

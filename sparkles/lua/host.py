@@ -17,13 +17,16 @@ from sparkles.errors import InternalError, RunCancelled, SpecError, UsageError
 from sparkles.lua import drafts, parameters, writing
 from sparkles.lua.marshal import as_list, from_lua, to_lua
 from sparkles.lua.modules import Modules
-from sparkles.lua.runtime import FILES, FOLDER, Runtime
+from sparkles.lua.runtime import FOLDER, TEST_FILES, Runtime
 from sparkles.lua.source import function_source
 from sparkles.model import Json
 from sparkles.suggest import nearest
 
 MAX_MEMORY = 512 << 20
 """Bytes that a script may hold."""
+
+_Maker = Callable[[str, Any, Any], ask.Command]
+"""Makes a command of (position, packed arguments, further bytes)."""
 
 # How an answer is handed to `resume`; prelude.lua knows the same numbers.
 _NOTHING, _PLAIN, _PACKED, _RAISED, _RUN, _NO_MEMORY = 0, 1, 2, 3, 4, 5
@@ -60,10 +63,10 @@ class ScriptHost:
         self._seed = seed
         self._interrupted = interrupted
         self._outcomes = outcomes
-        self._modules = Modules(script, shown_as, roots, [FOLDER / file for file in FILES])
+        self._modules = Modules(script, shown_as, roots, [FOLDER / file for file in TEST_FILES])
         self._sources: dict[bytes, bytes] = {}
         self._asked: dict[int, bytes] = {}
-        self._runtime = Runtime(
+        self._runtime = self._build(
             {
                 "interrupted": interrupted,
                 "nearest": self._nearest,
@@ -79,6 +82,14 @@ class ScriptHost:
             },
             max_memory,
         )
+
+    def _build(self, calls: dict[str, Callable[..., Any]], max_memory: int) -> Runtime:
+        """The Lua state; `calls` are what its files may call."""
+        return Runtime(calls, max_memory)
+
+    def _maker(self, name: Any) -> _Maker | None:
+        """What makes the command of a yield's name; None where it is no command."""
+        return _COMMANDS.get(name)
 
     def start(self) -> int:
         """Compiles the script. Raises WorkflowError where it does not compile or cannot be read."""
@@ -107,7 +118,7 @@ class ScriptHost:
         how, value = self._encode(self._asked.get(strand, b""), answer)
         stopped = self._runtime.resume(strand, how, value)
         name = stopped if type(stopped) is bytes else stopped[0]
-        make = _COMMANDS.get(name)
+        make = self._maker(name)
         if make is not None:
             position = stopped[1].decode("utf-8", "surrogateescape")
             self._asked[strand] = name
@@ -218,7 +229,6 @@ def _text(value: str | bytes) -> str:
     return value if isinstance(value, str) else value.decode("utf-8", "replace")
 
 
-_Maker = Callable[[str, Any, Any], ask.Command]
 _NULLABLE = {b"readJson"}  # whose null is a value; elsewhere None is nil
 
 

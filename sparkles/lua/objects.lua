@@ -59,6 +59,7 @@ local function class(name, own_methods, describe)
 end
 
 local metas = {}
+H.class, H.metas = class, metas
 local function made(name, fields)
   local object = {}
   class_of[object], shown[object] = name, fields

@@ -160,6 +160,7 @@ local function render(value, depth)
   end
   return "{" .. concat(parts, ", ") .. "}"
 end
+H.render = render
 
 local function split_position(text)
   for path in raw_next, paths do

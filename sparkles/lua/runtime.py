@@ -7,7 +7,7 @@ handed to Lua beyond the limit, because the binding's own allocations are not pr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ from sparkles.lua.marshal import to_lua
 FOLDER = Path(__file__).resolve().parent
 FILES = ("pack.lua", "prelude.lua", "sandbox.lua", "check.lua", "objects.lua", "strands.lua", "functions.lua")
 """The host's own Lua files, in the order in which they build on each other; `require` does not find them."""
+
+TEST_FILES = (*FILES[:-1], "testing.lua", FILES[-1])
+"""The same for a test file, which has functions of its own (test_api.py)."""
 
 RESERVE = 64 << 20
 """Bytes above the script's limit in which the host itself works, so that its own allocations do not fail."""
@@ -41,8 +44,19 @@ def _refuse(_owner: object, name: object, _setting: bool) -> str:
 class Runtime:
     """One Lua state with the host's files loaded."""
 
-    def __init__(self, calls: dict[str, Callable[..., Any]], max_memory: int) -> None:
-        """`calls` are the functions that Lua may call by name; they get and return bytes, numbers, booleans or None."""
+    def __init__(
+        self,
+        calls: dict[str, Callable[..., Any]],
+        max_memory: int,
+        files: Sequence[str] = FILES,
+        checks: dict[str, Any] | None = None,
+    ) -> None:
+        """
+        Args:
+            calls: The functions that Lua may call by name; they get and return bytes, numbers, booleans or None.
+            files: The host's Lua files.
+            checks: What they declare; by default that of api.py.
+        """
         self.max_memory = max_memory
         self.failure: BaseException | None = None
         self._lua = lua54.LuaRuntime(
@@ -58,9 +72,9 @@ class Runtime:
             helpers[name.encode()] = self._guarded(function)
         host[b"memory_mib"] = max_memory >> 20
         host[b"soft_kib"] = max_memory >> 10
-        load((FOLDER / FILES[0]).read_bytes(), host)
-        host[b"api"] = host[b"unpack"](to_lua(api.checks()))
-        for file in FILES[1:]:
+        load((FOLDER / files[0]).read_bytes(), host)
+        host[b"api"] = host[b"unpack"](to_lua(api.checks() if checks is None else checks))
+        for file in files[1:]:
             load((FOLDER / file).read_bytes(), host)
         self._host = host
         self.resume: Callable[..., Any] = host[b"resume"]
