@@ -100,6 +100,8 @@ class MemoryJobStore:
             kept = [ref for ref in reused if ref.job in job_ids]
             for ref in [ref for ref in self._attempts if ref.job in job_ids and ref not in reused]:
                 del self._attempts[ref]
+                for offered in self._offered.values():
+                    offered.pop(ref, None)  # a later job of this id may have an attempt of this number
             return sorted(kept, key=lambda ref: (ref.job, ref.index, ref.attempt))
 
     def set_held(self, job_ids: Collection[str], held: bool) -> None:
@@ -168,9 +170,9 @@ class MemoryJobStore:
         with self._lock:
             found = {}
             for fingerprint in fingerprints:
-                stored = [ref for ref in self._offered.get(fingerprint, {}) if ref in self._attempts]
-                if stored:
-                    found[fingerprint] = self._attempts[stored[-1]]
+                offered = self._offered.get(fingerprint)
+                if offered:
+                    found[fingerprint] = self._attempts[next(reversed(offered))]
             return found
 
     def get_attempt(self, ref: AttemptRef) -> Attempt | None:

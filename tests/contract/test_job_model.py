@@ -28,6 +28,7 @@ ENDS = st.lists(
         st.integers(-1, 3),
         st.none() | st.integers(1, 9),
     ),
+    min_size=1,
     max_size=4,
 )
 """(state, not_before_ms, memory_bytes) of claims in order; claims beyond these go on."""
@@ -166,7 +167,7 @@ def calls(method, **arguments):
 
 NAMES = st.sets(st.sampled_from(JOBS), min_size=1)
 
-CALLS = st.one_of(
+CREATE, WORK = (
     calls(
         Stores.create_job,
         name=st.sampled_from(JOBS),
@@ -181,10 +182,17 @@ CALLS = st.one_of(
         Stores.work,
         worker=st.sampled_from(WORKERS),
         pool=MOSTLY_P,
-        limit=st.integers(0, 5),
+        limit=st.integers(1, 5),
         now_ms=st.integers(0, 3),
         ends=ENDS,
     ),
+)
+
+CALLS = st.one_of(
+    CREATE,
+    WORK,
+    WORK,
+    WORK,
     calls(Stores.end_any, which=st.lists(st.integers(0, 30), max_size=4), ends=ENDS),
     calls(Stores.change, names=NAMES, what=st.sampled_from(["kill", "cancel", "reset"]), states=STATES, indexes=INDEXES),
     calls(Stores.hold_or_delete, names=NAMES, held=RARELY, delete=RARELY),
