@@ -8,11 +8,8 @@ from __future__ import annotations
 import functools
 import os
 import secrets
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from sparkles import digest
@@ -22,7 +19,7 @@ from sparkles.engine.drive import Interrupts, drive
 from sparkles.engine.events import Noticed, Report
 from sparkles.engine.session import Options, Ports, Session
 from sparkles.engine.submitting import Defaults
-from sparkles.errors import UsageError
+from sparkles.errors import SparklesError, UsageError, WorkflowError
 from sparkles.model import ProcessId, Run, RunId, RunState
 from sparkles.suggest import did_you_mean
 
@@ -32,6 +29,7 @@ if TYPE_CHECKING:
     from sparkles.engine.commands import Program
     from sparkles.engine.submitting import Submitter
     from sparkles.ports import Blobs, JobStore, Notifier, RunStore
+    from sparkles.rehearse import Rehearsal
 
 STALE_OWNER_S = 60.0
 """An owner on another host cannot be looked at: it counts as dead after its heartbeat stood still for this long."""
@@ -120,10 +118,11 @@ class App:
 
         files = RunFiles(self.settings.root, self.settings.state, self.blobs)
         return Submitter(
-            self.jobs, self.blobs, self.fleet if serve else None, self.notifier, self.clock, files, report, self._defaults()
+            self.jobs, self.blobs, self.fleet if serve else None, self.notifier, self.clock, files, report, self.defaults()
         )
 
-    def _defaults(self) -> Defaults:
+    def defaults(self) -> Defaults:
+        """What jobs get where their author said nothing."""
         settings = self.settings
         return Defaults(settings.default_cpu, settings.default_memory_bytes, settings.default_timeout_s)
 
@@ -148,11 +147,19 @@ class App:
         cache: bool = True,
         frozen: bool = False,
         keep_failed: bool = False,
+        fork: RunId | None = None,
+        rerun: Sequence[str] = (),
     ) -> RunId:
         """Executes a script: resumes the newest run of the same script and parameters if it is unfinished, else begins one.
 
+        Args:
+            fork: Begin a run from the journal of this one.
+            rerun: With `fork`: steps (numbers) and jobs (names or ids) that are performed anew.
+
         Raises: as `engine.drive.drive`, and RunBusy where another driver holds the run.
         """
+        from sparkles.engine import forking
+
         path, identity = self.find_workflow(script)
         canonical = digest.canonical(args)
         try:
@@ -161,9 +168,10 @@ class App:
             raise UsageError(f"{script}: cannot be read: {error.strerror}") from None
         self.recover(report)
         run: Run | None = None
-        if not new:
+        if not new and fork is None:
             newest = self.runs.list_runs(workflow=identity, args=canonical, limit=1)
             if newest and newest[0].state is not RunState.SUCCEEDED:
+                self._check_edited(newest[0], path, script, args, source)
                 run = self._take(newest[0].id, report)
         if run is None:
             run = Run(
@@ -177,8 +185,74 @@ class App:
                 workflow_digest=digest.of_bytes(source),
             )
             self.runs.create_run(run)
-        self._drive(run, path, script, args, report, interrupts, cache=cache, frozen=frozen, keep_failed=keep_failed)
+        again: frozenset[str] = frozenset()
+        if fork is not None:
+            try:
+                again = forking.fork(self.runs, self.runs.get_run(fork), run.id, rerun)
+            except SparklesError:
+                self.runs.delete_run(run.id)
+                raise
+        self._drive(
+            run, path, script, args, report, interrupts, cache=cache, frozen=frozen, keep_failed=keep_failed, rerun=again
+        )
         return run.id
+
+    def plan(
+        self, script: str, args: dict[str, str], *, new: bool = False, cache: bool = True, frozen: bool = False
+    ) -> tuple[Rehearsal, bool]:
+        """What `run_workflow` with the same arguments would do now, and whether it would resume a run. Nothing is done.
+
+        Raises:
+            WorkflowError: The script is wrong.
+        """
+        path, identity = self.find_workflow(script)
+        canonical = digest.canonical(args)
+        same = self.runs.list_runs(workflow=identity, args=canonical, limit=1)
+        resumes = bool(same) and same[0].state is not RunState.SUCCEEDED and not new
+        run = same[0] if resumes else Run(RunId("r-planned"), identity, canonical, RunState.RUNNING, 0)
+        others = same or self.runs.list_runs(workflow=identity, limit=1)
+        options = self._options(cache=cache, frozen=frozen)
+        return self._rehearse(path, script, run, others[0] if others else None, args, options), resumes
+
+    def replay(self, run_id: RunId, script: str | None = None) -> Rehearsal:
+        """Runs a script (default: the run's own) against the record of a run, up to the first thing that is not recorded."""
+        run = self.runs.get_run(run_id)
+        path, shown = self.script_of(run) if script is None else (self.find_workflow(script)[0], script)
+        return self._rehearse(path, shown, run, run, digest.parse(run.args), self._options(frozen=True), strict=True)
+
+    def _rehearse(
+        self,
+        path: Path,
+        shown: str,
+        run: Run,
+        previous: Run | None,
+        args: dict[str, str],
+        options: Options,
+        *,
+        strict: bool = False,
+    ) -> Rehearsal:
+        from sparkles.rehearse import Script, rehearse
+
+        script = Script(path, shown, args, self.module_folders(path))
+        return rehearse(script, run, previous, self.ports(), options, strict=strict)
+
+    def _check_edited(self, run: Run, path: Path, shown: str, args: dict[str, str], source: bytes) -> None:
+        """Refuses to resume a run with a script that was edited so much that it asks for nothing of what is recorded."""
+        if run.workflow_digest == digest.of_bytes(source):
+            return
+        cheap = ("log", "now", "random", "uuid", "sleep")
+        recorded = [step for step in self.runs.list_steps(run.id) if step.key.kind not in cheap]
+        if not recorded:
+            return
+        try:
+            steps = self._rehearse(path, shown, run, run, args, self._options()).steps
+        except WorkflowError:
+            return  # the run itself will say so, and nothing is lost
+        if steps and not any(step.verdict == "reused" for step in steps):
+            raise UsageError(
+                f"{shown} asks for nothing that run {run.id} recorded ({len(recorded)} steps): it is another workflow now;"
+                f" --new begins another run, and `sparkles plan {shown}` shows what differs"
+            )
 
     def resume_run(
         self,
@@ -196,7 +270,7 @@ class App:
             raise UsageError(f"run {run_id} has succeeded; `sparkles run {run.workflow}` begins another")
         self.recover(report)
         run = self._take(run_id, report)
-        path, shown = self._script_of(run)
+        path, shown = self.script_of(run)
         self._drive(
             run, path, shown, digest.parse(run.args), report, interrupts, cache=cache, frozen=frozen, keep_failed=keep_failed
         )
@@ -245,18 +319,11 @@ class App:
         cache: bool,
         frozen: bool,
         keep_failed: bool,
+        rerun: frozenset[str] = frozenset(),
     ) -> None:
         if self.database.notice:
             report(Noticed(text=self.database.notice))
-        options = Options(
-            root=self.settings.root,
-            state=self.settings.state,
-            environ=self.settings.environ,
-            cache=cache,
-            frozen=frozen,
-            keep_failed=keep_failed,
-            defaults=self._defaults(),
-        )
+        options = self._options(cache=cache, frozen=frozen, keep_failed=keep_failed, rerun=rerun)
         jobs = self.jobs
 
         def make_program(session: Session) -> Program:
@@ -274,6 +341,26 @@ class App:
             )
 
         drive(run, self.driver, make_program, self.ports(), options, report, interrupts)
+
+    def _options(
+        self,
+        *,
+        cache: bool = True,
+        frozen: bool = False,
+        keep_failed: bool = False,
+        rerun: frozenset[str] = frozenset(),
+    ) -> Options:
+        settings = self.settings
+        return Options(
+            root=settings.root,
+            state=settings.state,
+            environ=settings.environ,
+            cache=cache,
+            frozen=frozen,
+            keep_failed=keep_failed,
+            defaults=self.defaults(),
+            rerun=rerun,
+        )
 
     def recover(self, report: Report) -> None:
         """Puts in order what dead workers left: surviving processes are ended, finished tasks recorded, the others given back."""
@@ -319,7 +406,8 @@ class App:
         """Where `require` looks: beside the script, the ready workflows, sparkles' own Lua files."""
         return [script.parent, self.workflows_folder, Path(__file__).resolve().parent / "lua"]
 
-    def _script_of(self, run: Run) -> tuple[Path, str]:
+    def script_of(self, run: Run) -> tuple[Path, str]:
+        """The file of a run's script, and how it is called in positions. Raises UsageError where it is gone."""
         if run.workflow.startswith("workflows:"):
             name = run.workflow.partition(":")[2]
             return self.workflows_folder / f"{name}.lua", name
@@ -328,28 +416,3 @@ class App:
             raise UsageError(f"run {run.id}: its workflow {path} is not there any more")
         shown = os.path.relpath(path)
         return path, shown if not shown.startswith("..") else str(path)
-
-
-@contextmanager
-def interrupts_from_signals(on_first: Callable[[], None], on_second: Callable[[], None]) -> Iterator[Interrupts]:
-    """Turns SIGINT, SIGTERM and SIGHUP into Interrupts: Ctrl-C once stops taking up work, twice ends what runs, thrice ends this process
-    at once; SIGTERM is like twice; SIGHUP leaves running tasks to the worker. Earlier handlers are put back at the end."""
-    interrupts = Interrupts()
-
-    def handle(number: int, _: FrameType | None) -> None:
-        if number == signal.SIGINT:
-            if interrupts.level >= 2:
-                # All state is durable: a third Ctrl-C may end the process wherever it is, a pattern stuck inside C included.
-                os._exit(128 + number)
-            interrupts.raise_to(interrupts.level + 1, number)
-            (on_first if interrupts.level == 1 else on_second)()
-        else:
-            interrupts.raise_to(2 if number == signal.SIGTERM else 1, number)
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, handle) for number in numbers}
-    try:
-        yield interrupts
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

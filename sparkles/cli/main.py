@@ -38,6 +38,8 @@ class Entry(NamedTuple):
 COMMANDS: dict[str, Entry] = {
     "run": Entry("workflows:run", "Workflows", "Runs a workflow, or goes on with the unfinished run of it."),
     "resume": Entry("workflows:resume", "Workflows", "Goes on with an unfinished run."),
+    "plan": Entry("plans:plan", "Workflows", "Shows what run would do: each step reused, would run and why, or unknown."),
+    "replay": Entry("plans:replay", "Workflows", "Runs a script against a run's record, up to the first thing not recorded."),
     "runs": Entry("runs:runs", "Workflows", "Lists runs, the newest first."),
     "show": Entry("runs:show", "Workflows", "Shows a run's steps, a job's description or a task's attempts."),
     "sub": Entry("submit:sub", "Jobs", "Submits a job without a script, and waits for it."),

@@ -59,9 +59,9 @@ def styled(text: str, style: str, stream: IO[str]) -> str:
     return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if style and has_colours(stream) else text
 
 
-def line(text: str = "") -> None:
+def line(text: str = "", style: str = "") -> None:
     """One line of data."""
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(styled(text, style, sys.stdout) + "\n")
 
 
 def data(chunk: bytes) -> None:

@@ -147,7 +147,7 @@ def start_detached(app: App, job: Job) -> int:
 
 def interrupts_for(progress: Progress, again: str) -> Callable[[], Any]:
     """A context manager that gives Interrupts and says at Ctrl-C what goes on; `again` is the command to come back with."""
-    from sparkles.app import interrupts_from_signals
+    from sparkles.cli.signals import interrupts_from_signals
 
     return lambda: interrupts_from_signals(
         lambda: progress.interrupted(f"Ctrl-C: go on later with: {again}"),

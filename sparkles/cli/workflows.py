@@ -19,29 +19,62 @@ if TYPE_CHECKING:
     from sparkles.cli.main import Invocation
     from sparkles.cli.progress import Progress
     from sparkles.engine.drive import Interrupts
+    from sparkles.model import RunId
 
 
 @click.command(epilog="Example:  sparkles run examples/csv_submit.lua -p alpha=0.5")
-@click.argument("workflow", type=WORKFLOW)
+@click.argument("workflow", type=WORKFLOW, required=False)
 @click.option("-p", "--param", "params", metavar="KEY=VALUE", multiple=True, callback=pairs, help="A parameter of the script.")
 @click.option("--new", is_flag=True, help="Begin another run, whatever is unfinished.")
+@click.option(
+    "--fork", metavar="RUN", type=RUN, help="Begin a run from what RUN recorded, with its parameters and those of -p."
+)
+@click.option("--rerun", metavar="STEP|JOB", multiple=True, help="With --fork: a step (its number) or a job to perform anew.")
 @run_options
 @click.pass_obj
 def run(
-    invocation: Invocation, /, workflow: str, params: dict[str, str], new: bool, as_json: bool, quiet: bool, **how: bool
+    invocation: Invocation,
+    /,
+    workflow: str | None,
+    params: dict[str, str],
+    new: bool,
+    fork: str | None,
+    rerun: tuple[str, ...],
+    as_json: bool,
+    quiet: bool,
+    **how: bool,
 ) -> None:
     """Runs a workflow, or goes on with the unfinished run of it.
 
     WORKFLOW is a .lua file or the name of a ready one. The newest unfinished run of the same workflow and parameters is resumed: what
     is done is answered from the record.
     """
+    source: RunId | None = None
+    if fork is not None:
+        workflow, params, source = _forked(invocation.app, fork, workflow, params)
+    elif rerun:
+        raise UsageError("--rerun goes with --fork RUN")
+    if workflow is None:
+        raise UsageError("name a workflow: a .lua file or a ready one, or --fork RUN")
+    script = workflow
     words = ["sparkles", *_state_option(invocation), "run", workflow]
     words += [word for key, value in params.items() for word in ("-p", f"{key}={value}")]
 
     def execute(app: App, progress: Progress, interrupts: Interrupts) -> str:
-        return app.run_workflow(workflow, params, report=progress, interrupts=interrupts, new=new, **_options(how))
+        more = {"new": new, "fork": source, "rerun": rerun, **_options(how)}
+        return app.run_workflow(script, params, report=progress, interrupts=interrupts, **more)
 
     _execute(invocation, execute, shlex.join(words), quiet=quiet, as_json=as_json)
+
+
+def _forked(app: App, word: str, workflow: str | None, params: dict[str, str]) -> tuple[str, dict[str, str], RunId]:
+    """The script, parameters and id of a run to fork, where the command line leaves them to it."""
+    from sparkles import digest
+    from sparkles.engine import selecting
+
+    source = selecting.run(app.runs, word)
+    script = workflow if workflow is not None else app.script_of(source)[1]
+    return script, {**digest.parse(source.args), **params}, source.id
 
 
 @click.command(epilog="Example:  sparkles resume r-7f3a")
@@ -83,8 +116,8 @@ def _execute(
     as_json: bool,
 ) -> None:
     """Drives to the end and tells it; `again` is the command that goes on."""
-    from sparkles.app import interrupts_from_signals
     from sparkles.cli.progress import Progress
+    from sparkles.cli.signals import interrupts_from_signals
 
     app = invocation.app
     progress = Progress(quiet=quiet, logs_to_stderr=as_json)

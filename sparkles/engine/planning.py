@@ -92,15 +92,21 @@ class PlanSession:
         self._written: dict[str, bytes] = {}
         self._virtual: dict[str, list[Outcome]] = {}
         self._unfinished: dict[str, str] = {}
-        self._told: set[tuple[str, ask.Command]] = set()
+        self._stopped: set[str] = set()
         self._known = self._names()
 
     # The door
 
     def begin(self, strand: str, command: ask.Command) -> ask.Answer:
         """The answer where it can be known; raises Unplannable where it cannot."""
+        if strand in self._stopped:
+            raise Unplannable
         handle = getattr(self, "_" + type(command).__name__.lower())
-        answer: ask.Answer = handle(strand, command)
+        try:
+            answer: ask.Answer = handle(strand, command)
+        except Unplannable:
+            self._stopped.add(strand)
+            raise
         return answer
 
     def outcomes(self, job_id: str, first: int, limit: int) -> list[Outcome]:
