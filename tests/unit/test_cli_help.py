@@ -94,7 +94,7 @@ def test_a_bug_is_one_sentence_and_a_file(tmp_path: Path, monkeypatch: pytest.Mo
     ("arguments", "code", "message"),
     [
         (["rum"], 2, "error: there is no command 'rum'. Did you mean 'run'?\nSee `sparkles --help`.\n"),
-        (["run"], 2, "error: Missing argument 'WORKFLOW'.\nSee `sparkles run --help`.\n"),
+        (["run"], 2, "error: name a workflow: a .lua file or a ready one, or --fork RUN\n"),
         (["run", "--nwe", "w.lua"], 2, "error: No such option '--nwe'. Did you mean '--new'?\nSee `sparkles run --help`.\n"),
         (
             ["run", "-p", "alpha", "w.lua"],
