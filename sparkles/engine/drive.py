@@ -22,6 +22,10 @@ BEAT_S = 2.0
 """An owner on another host counts as dead after its heartbeat stood still for 60 s: thirty missed beats."""
 
 
+LEAVING_S = 5.0
+"""How long a driver whose run has succeeded waits for its idle worker to leave."""
+
+
 class Interrupts:
     """What signals asked for: 0 nothing, 1 no new tasks, 2 end running ones. Only ever grows."""
 
@@ -116,6 +120,8 @@ def drive(
         if failure is None:
             ports.fleet.drain(pool_of(run.id))
             ports.runs.end_run(run.id, driver, RunState.SUCCEEDED, "", ports.clock.now_ms())
+            # Nothing runs any more, so this is a matter of milliseconds; one that dies meanwhile is put in order here.
+            ports.fleet.wait_gone(pool_of(run.id), LEAVING_S)
             performed = session.journal.performed
             report(RunEnded(performed=performed, reused=max(session.journal.asked - performed, 0)))
             return

@@ -442,7 +442,9 @@ def test_an_edited_input_is_read_anew_and_named(world):
     (world.root / "p.csv").write_text("a\n2\n")
     world.execute(program)
     assert seen == [[{"a": "1"}], [{"a": "2"}]]
-    assert world.told(Noticed) == ["p.csv changed since this run read it; the new content is used (--frozen keeps the recorded)"]
+    assert world.told(Noticed) == [
+        "p.csv changed since this run read it; the new content is used (--frozen keeps the recorded)"
+    ]
 
 
 def test_frozen_keeps_what_was_read(world):
