@@ -380,7 +380,7 @@ class App:
 
     def ready_workflows(self) -> list[str]:
         """The names that `sparkles run NAME` knows, sorted."""
-        return sorted(path.stem for path in self.workflows_folder.glob("*.lua"))
+        return sorted(path.stem for path in self.workflows_folder.glob("*.lua") if not path.stem.endswith("_test"))
 
     def find_workflow(self, script: str) -> tuple[Path, str]:
         """The script's file and what identifies it: its path from the project root, or `workflows:NAME` for a ready one.

@@ -42,6 +42,8 @@ COMMANDS: dict[str, Entry] = {
     "replay": Entry("plans:replay", "Workflows", "Runs a script against a run's record, up to the first thing not recorded."),
     "runs": Entry("runs:runs", "Workflows", "Lists runs, the newest first."),
     "show": Entry("runs:show", "Workflows", "Shows a run's steps, a job's description or a task's attempts."),
+    "test": Entry("testing:test", "Workflows", "Runs the tests of workflows: files named *_test.lua."),
+    "workflows": Entry("catalogue:workflows", "Workflows", "Lists the ready workflows with their parameters."),
     "sub": Entry("submit:sub", "Jobs", "Submits a job without a script, and waits for it."),
     "wait": Entry("watching:wait", "Jobs", "Waits until jobs have ended."),
     "watch": Entry("watching:watch", "Jobs", "Shows the progress of jobs until they have ended."),

@@ -10,16 +10,27 @@ local api = H.globals
 
 -- Steps -------------------------------------------------------------------------------------------------------------------------
 
-function api.step(name, fn, ...)
+local source_of = setmetatable({}, { __mode = "k" })
+
+-- What a function is known by: its text without comments and white space.
+local function known_by(fn)
+  local known = source_of[fn]
+  if known then return known end
   local info = getinfo(fn, "S")
   if info.what == "C" or info.source == "=[sparkles]" then misuse("step: fn: expected a function of the script, got a built-in function") end
+  known = call("function_source", info.source, info.linedefined, info.lastlinedefined) or format("%q", dump(fn, true))
+  source_of[fn] = known
+  return known
+end
+
+function api.step(name, fn, ...)
+  local source = known_by(fn)
   if name == "" then misuse("step: name: expected a name, got ''") end
   local args = table_pack(...)
   for i = 1, args.n do
     if args[i] == nil then args[i] = null end
   end
   args.n = nil
-  local source = call("function_source", info.source, info.linedefined, info.lastlinedefined) or format("%q", dump(fn, true))
   local position = where()
   local value = perform("step", packed("step", { name = name, args = args, source = source }, ""))
   if value ~= H.RUN then return value end

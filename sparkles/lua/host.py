@@ -65,6 +65,7 @@ class ScriptHost:
         self._outcomes = outcomes
         self._modules = Modules(script, shown_as, roots, [FOLDER / file for file in TEST_FILES])
         self._sources: dict[bytes, bytes] = {}
+        self._function_sources: dict[tuple[bytes, int, int], bytes] = {}
         self._asked: dict[int, bytes] = {}
         self._runtime = self._build(
             {
@@ -191,8 +192,11 @@ class ScriptHost:
         return (None, key.encode("utf-8", "surrogateescape"), shown.encode("utf-8", "surrogateescape"), text)
 
     def _function_source(self, chunk: bytes, first: int, last: int) -> bytes | None:
-        text = self._sources.get(chunk)
-        return None if text is None else function_source(text, first, last).encode()
+        known = self._function_sources.get((chunk, first, last))
+        if known is None and chunk in self._sources:
+            known = function_source(self._sources[chunk], first, last).encode()
+            self._function_sources[(chunk, first, last)] = known
+        return known
 
     def _check_setter(self, setter: bytes, value: bytes) -> bytes | None:
         try:

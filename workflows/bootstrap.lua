@@ -1,0 +1,53 @@
+-- Computes a statistic of many resamples and reports its mean, spread and interval.
+--
+--     sparkles run bootstrap -p 'command=python3 resample.py data.csv {seed}' -p files=resample.py,data.csv -p statistic=mean
+--
+-- Each task draws its own resample from {seed}, which counts from 1, and writes the statistic into its results.json. Ask for more
+-- resamples later and only the new ones are computed.
+
+local p = params {
+  command = { doc = "what each task runs, with {seed}" },
+  statistic = { doc = "the field of results.json that is summarised" },
+  resamples = { type = "integer", default = 100, doc = "how many" },
+  level = { type = "number", default = 0.95, doc = "how much of the distribution the interval holds" },
+  files = { default = "", doc = "inputs that each task finds: paths or globs, separated by commas" },
+  summary = { default = "bootstrap.json", doc = "where the summary is written" },
+}
+if p.resamples < 2 then fail("resamples: expected 2 or more, got " .. p.resamples) end
+if p.level <= 0 or p.level >= 1 then fail("level: expected a number between 0 and 1, got " .. p.level) end
+
+local rows, files = {}, {}
+for seed = 1, p.resamples do rows[seed] = { seed = seed } end
+for word in p.files:gmatch("[^,%s]+") do table.insert(files, word) end
+
+local result = run(JobBuilder("resample"):setCommandTemplate(p.command):createTasksFor(rows):addFiles(files))
+
+local values, sum = {}, 0
+for i, task in ipairs(result.tasks) do
+  local value = type(task.results) == "table" and task.results[p.statistic]
+  if type(value) ~= "number" then fail(("task %d has no number '%s' in its results.json"):format(i, p.statistic)) end
+  values[i], sum = value, sum + value
+end
+table.sort(values)
+
+-- The value below which a share of the values lies, between two of them by their distance.
+local function quantile(share)
+  local place = 1 + share * (#values - 1)
+  local below = math.floor(place)
+  local above = math.min(below + 1, #values)
+  return values[below] + (place - below) * (values[above] - values[below])
+end
+
+local mean, squares = sum / #values, 0
+for _, value in ipairs(values) do squares = squares + (value - mean) ^ 2 end
+local summary = {
+  statistic = p.statistic,
+  resamples = #values,
+  mean = mean,
+  standardError = math.sqrt(squares / (#values - 1)),
+  level = p.level,
+  low = quantile((1 - p.level) / 2),
+  high = quantile((1 + p.level) / 2),
+}
+writeJson(p.summary, summary)
+log("%s: %g, standard error %g, %g%% interval %g to %g", p.statistic, mean, summary.standardError, p.level * 100, summary.low, summary.high)

@@ -1,0 +1,65 @@
+-- Successive halving: tries every setting cheaply, stops the losers, and gives the others more, until one is left.
+--
+--     sparkles run halving -p csv=settings.csv -p 'command=python3 train.py {rate} --epochs {budget}' -p files=train.py -p metric=loss
+--
+-- The command gets the columns of the file and {budget}, which grows from round to round. Each task writes its metric into its
+-- results.json.
+
+local p = params {
+  csv = { doc = "the settings, one a row" },
+  command = { doc = "what a task runs, with {column} for a value and {budget} for what it may spend" },
+  metric = { doc = "the field of results.json that is compared" },
+  goal = { default = "least", choices = { "least", "greatest" }, doc = "which value of the metric is best" },
+  budget = { type = "integer", default = 1, doc = "what a task may spend in the first round" },
+  factor = { type = "integer", default = 3, doc = "one in so many goes on, with so many times the budget" },
+  files = { default = "", doc = "inputs that each task finds: paths or globs, separated by commas" },
+  table = { default = "halving.csv", doc = "where all rounds are written" },
+}
+if p.factor < 2 then fail("factor: expected 2 or more, got " .. p.factor) end
+
+local files = {}
+for word in p.files:gmatch("[^,%s]+") do table.insert(files, word) end
+
+-- Runs one round; returns its tasks, the best first. A setting that fails has lost.
+local function round(number, settings, budget)
+  local job = JobBuilder("round-" .. number)
+    :setCommandTemplate(p.command)
+    :createTasksFor(settings, function(row)
+      local with = { budget = budget }
+      for name, value in pairs(row) do with[name] = value end
+      return { params = with }
+    end)
+    :addFiles(files)
+
+  local ranked = {}
+  for i, task in ipairs(run(job, { allowFailures = true }).tasks) do
+    local metric = type(task.results) == "table" and task.results[p.metric]
+    if type(metric) == "number" then table.insert(ranked, { setting = settings[i], metric = metric }) end
+  end
+  if #ranked == 0 then fail(("round %d: no task left a number '%s' in its results.json"):format(number, p.metric)) end
+  table.sort(ranked, function(a, b)
+    if p.goal == "least" then return a.metric < b.metric end
+    return a.metric > b.metric
+  end)
+  return ranked
+end
+
+local settings, budget, number, rows = readCsv(p.csv), p.budget, 1, {}
+while true do
+  local ranked = round(number, settings, budget)
+  for place, each in ipairs(ranked) do
+    local row = { round = number, place = place, budget = budget, [p.metric] = each.metric }
+    for name, value in pairs(each.setting) do row[name] = value end
+    table.insert(rows, row)
+  end
+  log("round %d: %d settings at budget %d, best %s %g", number, #settings, budget, p.metric, ranked[1].metric)
+  if #settings == 1 then break end
+
+  local kept = math.max(1, #settings // p.factor)
+  settings = {}
+  for place = 1, math.min(kept, #ranked) do settings[place] = ranked[place].setting end
+  budget, number = budget * p.factor, number + 1
+end
+
+writeCsv(p.table, rows)
+log("%d rounds; the table is in %s, the winner in its last row", number, p.table)

@@ -1,0 +1,41 @@
+-- Runs a command for each of many files, then one command over everything that came out.
+--
+--     sparkles run map_reduce -p 'files=logs/*.txt' -p 'map=wc -w < {^file} > count' -p keep=count \
+--       -p 'reduce=cat parts/*/count > total' -p output=total
+--
+-- The map command finds its file as {^file}. The reduce command finds what the n-th one left as parts/n/NAME, and what it leaves
+-- is brought to a folder. A changed file runs one map task and the reduce task again.
+
+local p = params {
+  files = { doc = "the files, as a pattern of the shell" },
+  map = { doc = "what runs for each file, with {^file} for its path" },
+  keep = { doc = "what to keep of each map task: a name or a pattern" },
+  reduce = { doc = "what runs once, over parts/*/NAME" },
+  output = { doc = "what to keep of the reduce task: a name or a pattern" },
+  dest = { default = "map_reduce", doc = "the folder to which the output is brought" },
+}
+
+local list = shell('for f in ' .. p.files .. '; do [ -f "$f" ] && printf "%s\\n" "$f"; done; true').stdout
+local rows = {}
+for name in list:gmatch("[^\n]+") do table.insert(rows, { file = name }) end
+if #rows == 0 then fail(("files: no file matches '%s'"):format(p.files)) end
+log("%d files", #rows)
+
+local mapped = run(JobBuilder("map")
+  :setCommandTemplate(p.map)
+  :createTasksFor(rows)
+  :setOutputs { { p.keep, required = true } })
+
+local parts = {}
+for _, task in ipairs(mapped.tasks) do
+  for name, artifact in pairs(task.outputs) do
+    table.insert(parts, { src = artifact, dst = ("parts/%d/%s"):format(task.index, name) })
+  end
+end
+
+local reduced = run(JobBuilder("reduce")
+  :setCommandTemplate(p.reduce)
+  :addFiles(parts)
+  :setOutputs { { p.output, required = true } })
+fetch(reduced, p.dest)
+log("%d files reduced; the output is in %s/1", #rows, p.dest)
