@@ -153,6 +153,9 @@ class JobStore(Protocol):
     def list_jobs(self, *, owner: str | None = None, limit: int | None = None) -> list[Job]:
         """Newest (greatest sequence) first; only those of the run `owner` where given."""
 
+    def list_open(self, owner: str) -> set[str]:
+        """The ids of the run's jobs that have pending or claimed tasks: one cheap question for a thousand waits."""
+
     def delete_jobs(self, job_ids: Collection[str]) -> list[AttemptRef]:
         """Removes jobs with their tasks and attempts in one transaction, except attempt records that tasks of other jobs reuse.
         Returns those exceptions: their files must be kept. Raises Conflict where a task of them is claimed."""

@@ -112,6 +112,10 @@ class MemoryJobStore:
 
     # Tasks
 
+    def list_open(self, owner: str) -> set[str]:
+        """See ports.JobStore."""
+        return {job.id for job in self.list_jobs(owner=owner) if not self.count_tasks(job.id).done}
+
     def count_tasks(self, job_id: str) -> Counts:
         """See ports.JobStore."""
         tasks = self.list_tasks(job_id)

@@ -6,7 +6,7 @@ So a replayed wait stands exactly as long as the job's outcome does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from sparkles import digest
 from sparkles.engine.commands import Answer, Done, Raised, StepError, Wait
@@ -21,6 +21,11 @@ LEAST_PACE_S = 0.05
 """Hints arrive with every batch of commits (50 ms); counting more often shows nothing more."""
 
 GREATEST_PACE_S = 0.5
+
+SHOWN_EVERY_S = 2.0
+"""With many waits at a time, how often each is counted just to be shown."""
+
+FEW_WAITS = 8
 
 COUNTING_SHARE = 0.05
 """At most this part of the driver's time goes into counting: 100,000 tasks take several milliseconds to count."""
@@ -56,11 +61,12 @@ class WaitSteps:
         clock: Clock,
         report: Report,
         serve: Callable[[], None],
+        run: str,
         *,
         earlier: set[str],
         keep_failed: bool,
     ) -> None:
-        """`earlier` are the jobs that an earlier execution of the run created: their failed tasks are tried again once, when they are
+        """`run` owns the jobs. `earlier` are the jobs that an earlier execution of the run created: their failed tasks are tried again once, when they are
         waited for anew, unless `keep_failed`. `serve` sees to it that a worker is there."""
         self._store = store
         self._journal = journal
@@ -68,6 +74,11 @@ class WaitSteps:
         self._report = report
         self._serve = serve
         self._to_reset = set() if keep_failed else set(earlier)
+        self._run = run
+        self._open: set[str] = set()
+        self._open_at = 0.0
+        self._served_at = clock.monotonic()
+        self.waits = 0
 
     def wait(self, strand: str, command: Wait) -> Answer | JobsWait:
         """-> {"jobs": [...]} (see commands.Wait)."""
@@ -155,13 +166,26 @@ class WaitSteps:
         """Counts a job that is being waited for."""
         return self._store.count_tasks(job_id)
 
+    def unchanged(self, job_ids: Iterable[str]) -> bool:
+        """Whether none of these jobs can have ended; with few waits each counts for itself, with many they share one question."""
+        if self.waits <= FEW_WAITS:
+            return False
+        now = self._clock.monotonic()
+        if now - self._open_at >= LEAST_PACE_S:
+            self._open = self._store.list_open(self._run)
+            self._open_at = now
+        return self._open.issuperset(job_ids)
+
     def tell(self, job_id: str, counts: Counts) -> None:
         """Shows a count."""
         self._report(Progressed(job=job_id, counts=counts))
 
     def keep_served(self) -> None:
         """Called while tasks are pending or claimed: a worker that died is noticed and replaced."""
-        self._serve()
+        now = self._clock.monotonic()
+        if now - self._served_at >= GREATEST_PACE_S:
+            self._served_at = now
+            self._serve()
 
     def clock(self) -> float:
         """Monotonic seconds."""
@@ -180,6 +204,8 @@ class JobsWait:
         self._checked = self._began
         self._early = False
         self._counts: dict[str, Counts] = {}
+        self._told = self._began
+        steps.waits += 1
 
     def poll(self) -> Done | Raised | None:
         """Counts the jobs that are not done yet, no more often than counting is cheap."""
@@ -189,6 +215,11 @@ class JobsWait:
             return None
         self._early = False
         open_jobs = [job_id for job_id in self._command.jobs if job_id not in self._counts or not self._counts[job_id].done]
+        fresh = now - self._told < SHOWN_EVERY_S and bool(self._counts)
+        if fresh and self._steps.unchanged(open_jobs):
+            self._next = now + LEAST_PACE_S
+            return self._expired(now)
+        self._told = now
         for job_id in open_jobs:
             self._counts[job_id] = self._steps.count(JobId(job_id))
         # Whoever shows it may take its time, with the first drawing above all: that is not the price of counting.
@@ -196,14 +227,24 @@ class JobsWait:
         for job_id in open_jobs:
             self._steps.tell(job_id, self._counts[job_id])
         if all(counts.done for counts in self._counts.values()):
+            self._steps.waits -= 1
             return self._steps.end(self._asking, self._command, self._counts)
         self._next = after + max(LEAST_PACE_S, min((after - now) / COUNTING_SHARE, 2.0))
-        if after - self._checked >= GREATEST_PACE_S:
-            self._checked = after
+        return self._expired(after)
+
+    def _expired(self, now: float) -> Raised | None:
+        """What is due while the jobs go on: a look at the worker, and the end of the time limit."""
+        if now - self._checked >= GREATEST_PACE_S:
+            self._checked = now
             self._steps.keep_served()
-        if self._command.timeout_s is not None and after - self._began >= self._command.timeout_s:
+        if self._command.timeout_s is not None and now - self._began >= self._command.timeout_s:
+            self._steps.waits -= 1
             return self._steps.expire(self._asking, self._command)
         return None
+
+    def stop(self) -> None:
+        """The strand that waits is cancelled; the jobs go on."""
+        self._steps.waits -= 1
 
     def due(self) -> float:
         """The end of the pace where a hint came too early; else the time at which to look without any hint."""

@@ -102,6 +102,7 @@ class Session:
             ports.clock,
             report,
             lambda: submitter.serve(self._pool),
+            run.id,
             earlier=set(self._earlier),
             keep_failed=options.keep_failed,
         )

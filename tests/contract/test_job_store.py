@@ -634,3 +634,17 @@ def test_a_job_of_a_deleted_one_s_id_counts_past_kept_attempts(jobs):
     assert [attempt.ref.attempt for attempt in jobs.list_attempts("one", 1)] == [1, 2]
     create(jobs, "three", ["a"], reuse={1: AttemptRef("one", 1, 1)})
     assert jobs.get_task("three", 1).reused
+
+
+def test_the_open_jobs_of_a_run_are_those_with_something_to_do(jobs):
+    """Pending or claimed tasks make a job open; other runs' jobs are not asked for."""
+    create(jobs, "done", ["a"], owner="r-1")
+    run_all(jobs)
+    create(jobs, "pending", ["b"], owner="r-1")
+    create(jobs, "other", ["c"], owner="r-2")
+    assert jobs.list_open("r-1") == {"pending"}
+    (claim, *_) = jobs.claim("w", pool="", limit=1, now_ms=0)
+    assert claim.ref.job == "pending"
+    assert jobs.list_open("r-1") == {"pending"}
+    jobs.finish([ended(claim, STATES.SUCCEEDED)])
+    assert jobs.list_open("r-1") == set()

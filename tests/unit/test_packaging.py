@@ -45,11 +45,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_the_wheel_carries_what_runs_need(wheel: Path) -> None:
-    """Every module, Lua file and ready workflow is in it; tests, benchmarks and examples are not."""
+    """Every module, Lua file and ready workflow is in it; tests (those of workflows too), benchmarks and examples are not."""
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = {path.relative_to(ROOT).as_posix() for path in (ROOT / "sparkles").rglob("*") if path.suffix in (".py", ".lua")}
-    expected |= {"sparkles/workflows/" + path.name for path in (ROOT / "workflows").glob("*.lua")}
+    ready = [path.name for path in (ROOT / "workflows").glob("*.lua") if not path.name.endswith("_test.lua")]
+    expected |= {"sparkles/workflows/" + name for name in ready}
     assert expected <= names
+    assert not [name for name in names if name.endswith("_test.lua")]
     assert {name.split("/")[0] for name in names} <= {"sparkles", wheel.name.split("-py3")[0] + ".dist-info"}
     assert any(name.endswith("licenses/LICENSE") for name in names)
 

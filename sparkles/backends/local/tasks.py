@@ -11,6 +11,10 @@ from sparkles.backends.local.task_rows import TASK, TASK_T, Rows, json_list, tas
 from sparkles.model import Attempt, AttemptRef, Counts, Digest, FailureClass, Task, TaskSpec, TaskState
 from sparkles.ports import FailureGroup, Outcome
 
+_OPEN = (
+    "SELECT id FROM jobs WHERE owner = ? AND (EXISTS (SELECT 1 FROM tasks WHERE job = jobs.sequence AND state = 'pending')"
+    " OR sequence IN (SELECT job FROM tasks WHERE state = 'claimed'))"
+)
 _COUNTS = """
 SELECT count,
     (SELECT count(*) FROM tasks INDEXED BY tasks_pending WHERE job = ?1 AND state = 'pending'),
@@ -39,6 +43,10 @@ class Tasks:
 
     _db: Database
     _rows: Rows
+
+    def list_open(self, owner: str) -> set[str]:
+        """See ports.JobStore."""
+        return {row[0] for row in self._db.all(_OPEN, (owner,))}
 
     def count_tasks(self, job_id: str) -> Counts:
         """See ports.JobStore."""
