@@ -264,6 +264,122 @@ function ResultMethods:table(columns) end
 ---@field choices? any[] The values it may have.
 ---@field doc? string One line.
 
+--- What the workflow finds.
+---@class RunOptions
+---@field now? number The time at which it begins, in seconds since 1970. (default: 1700000000)
+---@field seed? integer What `random`, `uuid` and `math.random` draw from. (default: 1)
+
+--- What became of a task. An empty one succeeded.
+---@class StubbedTask
+---@field results? any What it wrote to its results.json.
+---@field outputs? table<string, string> Its collected outputs: name to content.
+---@field state? string succeeded, failed, cancelled or pending (it does not end).
+---@field exitCode? integer Other than 0: it failed. (default: 0, or 1 where it failed)
+---@field class? string Why it failed: exit, oom, timeout ... (default: exit)
+---@field reason? string Why it failed, as a sentence.
+---@field seconds? number How long it took. (default: 1)
+
+--- How a command ended.
+---@class StubbedShell
+---@field exitCode? integer Its exit code. (default: 0)
+---@field stdout? string What it wrote.
+---@field stderr? string What it wrote to standard error.
+
+--- A job that the workflow submitted.
+---@class SubmittedJob
+---@field id string Its id.
+---@field name string Its name.
+---@field tasks SubmittedTask[] Its tasks by index.
+---@field outputs string[] The patterns of setOutputs.
+
+--- A task of a submitted job, as it would run.
+---@class SubmittedTask
+---@field index integer Its place in the job, from 1.
+---@field params table Its parameters.
+---@field command string|string[] Its command, parameters put in.
+---@field files table[] Its inputs: {dst = path in the task, src = where it comes from}.
+---@field env table<string, string> Its variables.
+---@field name string As given by the row function, or empty.
+
+--- What the workflow did.
+---@class WorkflowRun
+---@field ok boolean Whether it ended well.
+---@field failed? string The error that ended it, with its position.
+---@field kind? string The error's kind: Failed (`fail`), JobFailed, ShellFailed, ScriptError, Usage ...
+---@field logs string[] What it logged and printed.
+---@field submitted SubmittedJob[] Its jobs, in the order in which they were submitted.
+---@field written table<string, string> Path to content of the files that it wrote.
+---@field shells string[] The commands that it gave to `shell`.
+---@field slept number Seconds that it slept; no time passes in a test.
+local WorkflowRunMethods = {}
+
+--- The first job of that name.
+---@param name string A job's name.
+---@return SubmittedJob
+function WorkflowRunMethods:job(name) end
+
+--- A written file's JSON.
+---@param path string A file.
+---@return any
+function WorkflowRunMethods:writtenJson(path) end
+
+--- A written file's rows.
+---@param path string A file.
+---@return table[]
+function WorkflowRunMethods:writtenCsv(path) end
+
+--- A value that something is expected of. Every method returns the expectation.
+---@class Expectation
+local ExpectationMethods = {}
+
+--- The same value; tables are compared through and through.
+---@param expected? any The value.
+---@return Expectation
+function ExpectationMethods:equals(expected) end
+
+--- Not the same value.
+---@param other? any The value.
+---@return Expectation
+function ExpectationMethods:differsFrom(other) end
+
+--- A text has this part, a list this item, a table these fields.
+---@param part any What it has.
+---@return Expectation
+function ExpectationMethods:contains(part) end
+
+--- A text matches a Lua pattern.
+---@param pattern string The pattern.
+---@return Expectation
+function ExpectationMethods:matches(pattern) end
+
+--- A function raises an error whose text has this part or matches this Lua pattern.
+---@param pattern? string The part. (default: any error)
+---@return Expectation
+function ExpectationMethods:raises(pattern) end
+
+--- It is true.
+---@return Expectation
+function ExpectationMethods:isTrue() end
+
+--- It is false.
+---@return Expectation
+function ExpectationMethods:isFalse() end
+
+--- It is nil.
+---@return Expectation
+function ExpectationMethods:isNil() end
+
+--- A number is this one, or nearly.
+---@param number number The number.
+---@param tolerance? number The greatest difference. (default: 1e-9)
+---@return Expectation
+function ExpectationMethods:isNear(number, tolerance) end
+
+--- A text or a list has this length.
+---@param length integer The length.
+---@return Expectation
+function ExpectationMethods:hasLength(length) end
+
 --- The `-p key=value` parameters: texts, or typed values once `params` declared them; read-only.
 ---@type table
 args = nil
@@ -445,3 +561,41 @@ function zip(lists) end
 ---@param name string A module, with dots for folders.
 ---@return any
 function require(name) end
+
+-- In test files (*_test.lua) only.
+
+--- Declares a test. Stubs and files that are declared outside of tests hold in every test of the file; those in a test in that one.
+---@param name string Says what holds.
+---@param fn function The test.
+function test(name, fn) end
+
+--- Runs a workflow to its end. Its jobs, commands and steps are answered by stubs, its files are in memory, sleeping takes no time.
+---@param workflow string A path from the test file's folder, or the name of a ready workflow.
+---@param params? table<string, string|number|boolean> Its parameters, as `-p` gives them.
+---@param opts? RunOptions Time and chance.
+---@return WorkflowRun
+function runWorkflow(workflow, params, opts) end
+
+--- Says what becomes of a job's tasks. The function gets a SubmittedJob and returns a list of outcomes, one a task; or a function that is called with each task and returns its outcome; or nil: every task succeeds. Of several stubs that fit, the last answers.
+---@param job string The job's name; `*` stands for any letters.
+---@param answer? function|StubbedTask[] The tasks' outcomes, or a function that is called with the job. (default: all succeed)
+function onSubmit(job, answer) end
+
+--- Says how a command that the workflow gives to `shell` ends.
+---@param pattern string A part of the command, or a Lua pattern.
+---@param answer? function|string|StubbedShell What it writes, how it ended, or a function of the command that says so.
+function onShell(pattern, answer) end
+
+--- Gives the value of a `step`. Without a stub the step's own function runs.
+---@param name string The step's name; `*` stands for any letters.
+---@param answer? any Its value, or a function of the step's arguments that returns it.
+function onStep(name, answer) end
+
+--- Gives files to the workflow. Files that are not given are read where they are: in the project's folder, else beside the workflow.
+---@param contents table<string, string> Path to content.
+function files(contents) end
+
+--- Begins an expectation; an unmet one ends the test as failed, with its line.
+---@param value? any What was found.
+---@return Expectation
+function expect(value) end

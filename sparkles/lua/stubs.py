@@ -1,6 +1,7 @@
-"""Writes what is generated from the API records: the editor stub sparkles.d.lua and the reference page docs/lua-api.md.
+"""Writes what is generated from the API records: the editor stub sparkles.d.lua, the reference page docs/lua-api.md, and the reference at
+the end of docs/testing.md.
 
-`python -m sparkles.lua.stubs` writes both; `--check` only says whether they are current. May import lua.api.
+`python -m sparkles.lua.stubs` writes them; `--check` only says whether they are current. May import lua.api and lua.test_api.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import sys
 import textwrap
 from pathlib import Path
 
-from sparkles.lua import api
+from sparkles.lua import api, test_api
 from sparkles.lua.api import Field, Function, Record
 
 STUB = Path(__file__).resolve().parent / "sparkles.d.lua"
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "lua-api.md"
+TESTING_PAGE = PAGE.with_name("testing.md")
 
 _MAP = re.compile(r"map<([^<>]*)>")
 
@@ -30,13 +32,18 @@ def _param(field: Field) -> str:
     return f"---@param {field.name}{mark} {_lua_type(field.type)} {field.doc}{default}"
 
 
+def _methods(owner: str) -> list[Function]:
+    """The methods of a record, or the globals for "", of scripts and of test files."""
+    return api.by_owner(owner) + [each for each in test_api.TEST_FUNCTIONS if each.owner == owner]
+
+
 def _class(each: Record) -> list[str]:
     name = f"{each.name}: {{ [integer]: {_lua_type(each.items)} }}" if each.items else each.name
     lines = [f"--- {each.doc}", f"---@class {name}"]
     for field in each.fields:
         default = f" (default: {field.default})" if field.default else ""
         lines.append(f"---@field {field.name}{'?' if field.optional else ''} {_lua_type(field.type)} {field.doc}{default}")
-    if api.by_owner(each.name):
+    if _methods(each.name):
         lines.append(f"local {each.name}Methods = {{}}")
     return [*lines, ""]
 
@@ -64,15 +71,22 @@ def stub() -> str:
         'error("sparkles.d.lua describes the API to editors; it cannot be loaded")',
         "",
     ]
-    for record in api.RECORDS:
+    for record in (*api.RECORDS, *test_api.TEST_RECORDS):
         lines += _class(record)
-        for method in api.by_owner(record.name):
+        for method in _methods(record.name):
             lines += _function(method)
     for value in api.VALUES:
         lines += [f"--- {value.doc}", f"---@type {_lua_type(value.type)}", f"{value.name} = nil", ""]
     for function in api.by_owner(""):
         lines += _function(function)
+    lines += ["-- In test files (*_test.lua) only.", ""]
+    for function in test_api.TEST_FUNCTIONS:
+        if not function.owner:
+            lines += _function(function)
     return "\n".join(lines)
+
+
+_VARIABLES = {"JobBuilder": "builder:", "Result": "result:", "WorkflowRun": "run:", "Expectation": "expect(value):"}
 
 
 def _signature(each: Function) -> str:
@@ -81,7 +95,7 @@ def _signature(each: Function) -> str:
         names.append(f"[{field.name}]" if field.optional else field.name)
     if each.rest:
         names.append("...")
-    owner = {"JobBuilder": "builder:", "Result": "result:"}.get(each.owner, "")
+    owner = _VARIABLES.get(each.owner, "")
     return f"{owner}{each.name}({', '.join(names)})"
 
 
@@ -139,6 +153,19 @@ recorded (see [replay](replay.md)).
 """
 
 
+def _tables(records: tuple[Record, ...]) -> list[str]:
+    lines = []
+    for record in records:
+        lines += [f"### {record.name}", "", record.doc, ""]
+        if record.items:
+            lines += [f"Items 1..n: `{record.items}`.", ""]
+        if record.fields:
+            lines += [*_table(record.fields), ""]
+        for method in _methods(record.name):
+            lines += ["#" + line if line.startswith("### ") else line for line in _section(method)]
+    return lines
+
+
 def page() -> str:
     """The text of docs/lua-api.md."""
     lines = _INTRODUCTION.format(base="\n    ".join(textwrap.wrap(" ".join(api.BASE), 100))).splitlines()
@@ -149,18 +176,25 @@ def page() -> str:
     for value in api.VALUES:
         lines += [f"### `{value.name}`", "", value.doc, ""]
     lines += ["## Tables and objects", ""]
-    for record in api.RECORDS:
-        lines += [f"### {record.name}", "", record.doc, ""]
-        if record.items:
-            lines += [f"Items 1..n: `{record.items}`.", ""]
-        if record.fields:
-            lines += [*_table(record.fields), ""]
-        for method in api.by_owner(record.name):
-            lines += ["#" + line if line.startswith("### ") else line for line in _section(method)]
+    lines += _tables(api.RECORDS)
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-GENERATED = ((STUB, stub), (PAGE, page))
+_MARK = "<!-- From here on generated from sparkles/lua/test_api.py by `python -m sparkles.lua.stubs`. Do not edit. -->"
+
+
+def testing_page() -> str:
+    """The text of docs/testing.md: what is written by hand, and the reference after it."""
+    by_hand = TESTING_PAGE.read_text("utf-8").partition(_MARK)[0] if TESTING_PAGE.is_file() else ""
+    lines = [by_hand + _MARK, "", "## Functions", ""]
+    for function in test_api.TEST_FUNCTIONS:
+        if not function.owner:
+            lines += _section(function)
+    lines += ["## Tables and objects", "", *_tables(test_api.TEST_RECORDS)]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+GENERATED = ((STUB, stub), (PAGE, page), (TESTING_PAGE, testing_page))
 
 
 def main() -> int:

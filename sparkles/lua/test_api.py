@@ -118,7 +118,12 @@ TEST_FUNCTIONS: tuple[Function, ...] = (
         "onSubmit",
         (
             Field("job", "string", "The job's name; `*` stands for any letters."),
-            _opt("answer", "function|StubbedTask[]", "The tasks' outcomes, or a function that is called with the job.", "all succeed"),
+            _opt(
+                "answer",
+                "function|StubbedTask[]",
+                "The tasks' outcomes, or a function that is called with the job.",
+                "all succeed",
+            ),
         ),
         "nil",
         "Says what becomes of a job's tasks. The function gets a SubmittedJob and returns a list of outcomes, one a task; or a function"
