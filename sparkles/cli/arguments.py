@@ -24,7 +24,7 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 _MOST = 200
 
 
-def _complete(ctx: click.Context, find: Callable[[App], list[tuple[str, str]]], incomplete: str) -> list[CompletionItem]:
+def complete(ctx: click.Context, find: Callable[[App], list[tuple[str, str]]], incomplete: str) -> list[CompletionItem]:
     """What `find` gives (word, help) that begins with `incomplete`; nothing where anything is wrong."""
     from click.shell_completion import CompletionItem
 
@@ -68,7 +68,7 @@ class Word(ParamType):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Ids that begin with what is typed."""
-        return _complete(ctx, self._find, incomplete)
+        return complete(ctx, self._find, incomplete)
 
 
 JOB = Word("JOB", _jobs)
@@ -88,7 +88,7 @@ class WorkflowType(ParamType):
         from click.shell_completion import CompletionItem
 
         folder, _, start = incomplete.rpartition("/")
-        found = _complete(ctx, lambda app: [(name, "a ready workflow") for name in app.ready_workflows()], incomplete)
+        found = complete(ctx, lambda app: [(name, "a ready workflow") for name in app.ready_workflows()], incomplete)
         try:
             entries = sorted(
                 os.scandir(folder + "/" if folder or incomplete.startswith("/") else "."), key=lambda each: each.name

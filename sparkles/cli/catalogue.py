@@ -9,6 +9,7 @@ import click
 
 from sparkles.cli import render
 from sparkles.cli.arguments import WORKFLOW, json_option
+from sparkles.cli.parameters import table
 
 if TYPE_CHECKING:
     from sparkles.app import App
@@ -39,7 +40,8 @@ def workflows(invocation: Invocation, /, workflow: str | None, as_json: bool) ->
             for text in described:
                 render.line(f"  {text}".rstrip())
             render.line()
-        _show(parameters)
+        for line in table(parameters or ()):
+            render.line(line)
 
 
 def _look(app: App, name: str) -> tuple[list[str], list[Parameter] | None]:
@@ -58,28 +60,6 @@ def _first(lines: list[str]) -> str:
     text = " ".join(lines[: lines.index("")] if "" in lines else lines)
     sentence, stop, _ = text.partition(". ")
     return sentence + stop.strip()
-
-
-def _show(parameters: list[Parameter] | None) -> None:
-    rows = [(f"-p {each.name}=", each.type, _default(each), _doc(each)) for each in parameters or []]
-    widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        render.line(f"  {'  '.join([*cells, row[3]])}".rstrip())
-
-
-def _default(parameter: Parameter) -> str:
-    from sparkles import digest
-
-    if parameter.required:
-        return "required"
-    value = parameter.default
-    return value if isinstance(value, str) and value else digest.canonical(value)
-
-
-def _doc(parameter: Parameter) -> str:
-    choices = f" ({', '.join(map(str, parameter.choices))})" if parameter.choices else ""
-    return parameter.doc + choices
 
 
 def _plain(name: str, described: list[str], parameters: list[Parameter] | None) -> dict[str, Any]:

@@ -12,7 +12,8 @@ import click
 from sparkles.cli import render
 from sparkles.cli.arguments import RUN, WORKFLOW, pairs, run_options
 from sparkles.cli.failures import failure_notes
-from sparkles.errors import JobFailed, RunBusy, RunCancelled, RunError, SparklesError, UsageError
+from sparkles.cli.parameters import PARAMETER, help_page, load
+from sparkles.errors import JobFailed, RunBusy, RunCancelled, RunError, RunFailed, SparklesError, UsageError
 
 if TYPE_CHECKING:
     from sparkles.app import App
@@ -22,21 +23,39 @@ if TYPE_CHECKING:
     from sparkles.model import RunId
 
 
-@click.command(epilog="Example:  sparkles run examples/csv_submit.lua -p alpha=0.5")
+@click.command(epilog="Example:  sparkles run examples/csv_submit.lua -p alpha=0.5", add_help_option=False)
 @click.argument("workflow", type=WORKFLOW, required=False)
-@click.option("-p", "--param", "params", metavar="KEY=VALUE", multiple=True, callback=pairs, help="A parameter of the script.")
+@click.option(
+    "-p",
+    "--param",
+    "params",
+    metavar="KEY=VALUE",
+    type=PARAMETER,
+    multiple=True,
+    callback=pairs,
+    help="A parameter of the script.",
+)
+@click.option(
+    "--params-file",
+    metavar="FILE",
+    type=click.Path(),
+    help="Parameters from a .json or .toml object; a .csv: one run for each row. Those of -p win.",
+)
 @click.option("--new", is_flag=True, help="Begin another run, whatever is unfinished.")
 @click.option(
     "--fork", metavar="RUN", type=RUN, help="Begin a run from what RUN recorded, with its parameters and those of -p."
 )
 @click.option("--rerun", metavar="STEP|JOB", multiple=True, help="With --fork: a step (its number) or a job to perform anew.")
 @run_options
-@click.pass_obj
+@click.option("--help", "helps", is_flag=True, help="Show this message, or with WORKFLOW what it does and its parameters.")
+@click.pass_context
 def run(
-    invocation: Invocation,
+    ctx: click.Context,
     /,
     workflow: str | None,
     params: dict[str, str],
+    params_file: str | None,
+    helps: bool,
     new: bool,
     fork: str | None,
     rerun: tuple[str, ...],
@@ -49,6 +68,11 @@ def run(
     WORKFLOW is a .lua file or the name of a ready one. The newest unfinished run of the same workflow and parameters is resumed: what
     is done is answered from the record.
     """
+    invocation: Invocation = ctx.obj
+    if helps:
+        for line in help_page(invocation.app, workflow) if workflow else [ctx.get_help()]:
+            render.line(line)
+        return
     source: RunId | None = None
     if fork is not None:
         workflow, params, source = _forked(invocation.app, fork, workflow, params)
@@ -57,14 +81,27 @@ def run(
     if workflow is None:
         raise UsageError("name a workflow: a .lua file or a ready one, or --fork RUN")
     script = workflow
-    words = ["sparkles", *_state_option(invocation), "run", workflow]
-    words += [word for key, value in params.items() for word in ("-p", f"{key}={value}")]
+    sets = [params] if params_file is None else [{**each, **params} for each in load(params_file)]
+    failed = 0
+    for number, given in enumerate(sets, 1):
+        if len(sets) > 1:
+            render.say(f"row {number} of {len(sets)}: {' '.join(f'{key}={value}' for key, value in given.items())}")
+        words = ["sparkles", *_state_option(invocation), "run", script]
+        words += [word for key, value in given.items() for word in ("-p", f"{key}={value}")]
 
-    def execute(app: App, progress: Progress, interrupts: Interrupts) -> str:
-        more = {"new": new, "fork": source, "rerun": rerun, **_options(how)}
-        return app.run_workflow(script, params, report=progress, interrupts=interrupts, **more)
+        def execute(app: App, progress: Progress, interrupts: Interrupts, given: dict[str, str] = given) -> str:
+            more = {"new": new, "fork": source, "rerun": rerun, **_options(how)}
+            return app.run_workflow(script, given, report=progress, interrupts=interrupts, **more)
 
-    _execute(invocation, execute, shlex.join(words), quiet=quiet, as_json=as_json)
+        try:
+            _execute(invocation, execute, shlex.join(words), quiet=quiet, as_json=as_json)
+        except RunError as error:
+            if len(sets) == 1 or isinstance(error, RunCancelled):
+                raise
+            render.error(str(error), getattr(error, "__notes__", ()))
+            failed += 1
+    if failed:
+        raise RunFailed(f"{failed} of {len(sets)} runs failed; the same command goes on with them")
 
 
 def _forked(app: App, word: str, workflow: str | None, params: dict[str, str]) -> tuple[str, dict[str, str], RunId]:

@@ -43,10 +43,20 @@ def complete(project: Project, line: str, word: str) -> list[str]:
     return [each.split(",", 1)[1] for each in done.stdout.splitlines() if each]
 
 
+def test_parameters_that_a_workflow_declares_are_completed(project: Project) -> None:
+    """Names with their equals sign, and the choices of those that have them."""
+    project.write(
+        "typed.lua", 'params{alpha = {type = "number", default = 1}, mode = {choices = {"fast", "slow"}, default = "fast"}}'
+    )
+    assert complete(project, "sparkles run typed.lua -p mo", "mo") == ["mode=", "mode=fast", "mode=slow"]
+    assert complete(project, "sparkles run typed.lua -p mode=fast -p a", "a") == ["alpha="]
+    assert complete(project, "sparkles run workflow.lua -p a", "a") == []
+
+
 def test_what_is_completed(project: Project) -> None:
     """Commands, options, jobs, runs, workflows."""
-    assert complete(project, "sparkles re", "re") == ["resume", "reset"]
-    assert complete(project, "sparkles run --f", "--f") == ["--frozen"]
+    assert complete(project, "sparkles re", "re") == ["resume", "replay", "reset"]
+    assert complete(project, "sparkles run --f", "--f") == ["--fork", "--frozen"]
     (alpha,) = complete(project, "sparkles status al", "al")
     assert alpha.startswith("alpha-")
     assert {each.split("-")[0] for each in complete(project, "sparkles logs ", "")} == {"alpha", "beta", "LAST"}

@@ -71,7 +71,8 @@ def test_what_a_task_finds(place):
     content = place.blobs.put_bytes(b"#!/bin/sh\necho from the input\n")
     files = (InputFile("bin/tool", content, 29, executable=True), InputFile("big.txt", content, 29, link=True))
     command = (
-        'env | grep ^SPARKLES_ | grep -v ^SPARKLES_TEST_ALL= | sort; echo "cwd $PWD"; find . -type f -o -type l | sort; ./bin/tool; readlink -f big.txt;'
+        'env | grep ^SPARKLES_ | grep -v ^SPARKLES_TEST_ALL= | sort; echo "cwd $PWD";'
+        " find . -type f -o -type l | sort; ./bin/tool; readlink -f big.txt;"
         ' cat "$SPARKLES_PARAMS"; echo; read line || echo no input; ls /proc/self/fd | wc -l'
     )
     task = TaskSpec(command, params={"alpha": 0.1, "name": "a b"}, files=files, env={"SPARKLES_EXTRA": "task"})

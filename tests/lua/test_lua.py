@@ -268,9 +268,9 @@ def test_every_function_is_there(tmp_path):
     assert set(engine.logged) == declared
 
 
-@pytest.mark.parametrize(("path", "text"), stubs.GENERATED, ids=["stub", "page"])
+@pytest.mark.parametrize(("path", "text"), stubs.GENERATED, ids=["stub", "page", "testing"])
 def test_generated_files_are_current(path, text):
-    """sparkles.d.lua and docs/lua-api.md are what api.py says."""
+    """sparkles.d.lua, docs/lua-api.md and the reference in docs/testing.md are what the records say."""
     assert path.read_text("utf-8") == text(), "run python -m sparkles.lua.stubs"
 
 
