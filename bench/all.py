@@ -15,7 +15,7 @@ import sys
 
 from common import ROOT, Failed, Row, show
 
-NAMES = ("startup", "sweep", "rerun", "steps", "memory", "linear")
+NAMES = ("startup", "sweep", "rerun", "steps", "journal", "memory", "linear")
 PAGE = ROOT / "docs" / "performance.md"
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 

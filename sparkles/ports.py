@@ -104,6 +104,9 @@ class RunStore(Protocol):
     def list_steps(self, run_id: RunId, *, kinds: Collection[str] | None = None) -> list[Step]:
         """In order of sequence; only of `kinds` where given."""
 
+    def list_strand(self, run_id: RunId, strand: str, *, after: int, limit: int) -> list[Step]:
+        """The strand's next steps in order of sequence, those after `after`: what a replay will most likely ask for."""
+
     def last_sequence(self, run_id: RunId) -> int:
         """The greatest sequence, 0 where there are no steps."""
 

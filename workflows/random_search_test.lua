@@ -44,9 +44,12 @@ end)
 
 test("another seed draws others, the same seed the same", function()
   onSubmit("trial", function() return function() return { results = { loss = 1 } } end end)
-  local function first(seed) return runWorkflow("random_search", params, { seed = seed }):job("trial").tasks[1].params end
-  expect(first(7)):equals(first(7))
-  expect(first(7)):differsFrom(first(8))
+  local function first(seed)
+    return runWorkflow("random_search", with { trials = 2 }, { seed = seed }):job("trial").tasks[1].params
+  end
+  local drawn = first(7)
+  expect(first(7)):equals(drawn)
+  expect(first(8)):differsFrom(drawn)
 end)
 
 test("mistakes are told", function()

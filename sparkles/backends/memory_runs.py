@@ -95,6 +95,10 @@ class MemoryRunStore:
             steps = [step for step in self._steps.get(run_id, {}).values() if kinds is None or step.key.kind in kinds]
         return sorted(steps, key=lambda step: step.sequence)
 
+    def list_strand(self, run_id: RunId, strand: str, *, after: int, limit: int) -> list[Step]:
+        """See ports.RunStore."""
+        return [step for step in self.list_steps(run_id) if step.key.strand == strand and step.sequence > after][:limit]
+
     def last_sequence(self, run_id: RunId) -> int:
         """See ports.RunStore."""
         return max((step.sequence for step in self.list_steps(run_id)), default=0)

@@ -22,6 +22,10 @@ class Asking(msgspec.Struct, frozen=True):
     recorded: Step | None
 
 
+READ_ALONG = 200
+"""Steps that are read with the one that was asked for: a query for each would cost twice as much."""
+
+
 class Parked(Exception):
     """A strand of a parked subtree asked for something that is not recorded: it may not go on yet."""
 
@@ -37,14 +41,12 @@ class Journal:
         self._occurrences: dict[tuple[str, str, str], int] = {}
         self._digests: dict[str, Digest] = {}
         self._started_at_ms: dict[StepKey, int] = {}
+        self._ahead: dict[str, dict[StepKey, Step]] = {}
+        self.recorded_steps = self._sequence
+        """How many steps were recorded when the run was opened, at most."""
         self._parked: list[str] = []
         self.asked = 0
         self.performed = 0
-
-    @property
-    def recorded_steps(self) -> int:
-        """How many steps were recorded when the run was opened, at most."""
-        return self._sequence
 
     def ask(self, strand: str, kind: str, arguments: Json, position: str) -> Asking:
         """Looks up what is recorded for the strand's next asking of this kind and these arguments.
@@ -60,12 +62,27 @@ class Journal:
             of_parts = digest.of_bytes(parts.encode())
         count = self._occurrences.get((strand, kind, of_parts), 0) + 1
         key = StepKey(strand, kind, of_parts, count)
-        recorded = self._store.get_step(self._run, key)
+        recorded = self._look(key)
         if self._parked and (recorded is None or recorded.state is StepState.STARTED) and self._is_parked(strand):
             raise Parked
         self._occurrences[(strand, kind, of_parts)] = count
         self.asked += 1
         return Asking(key, parts, position, recorded)
+
+    def _look(self, key: StepKey) -> Step | None:
+        """What is recorded under a key. A replay mostly asks in the order of the record, so the strand's next steps are read along."""
+        ahead = self._ahead.get(key.strand)
+        if ahead:
+            found = ahead.pop(key, None)
+            if found is not None:
+                return found
+        if not self.recorded_steps:
+            return None
+        found = self._store.get_step(self._run, key)
+        if found is not None:
+            following = self._store.list_strand(self._run, key.strand, after=found.sequence, limit=READ_ALONG)
+            self._ahead[key.strand] = {step.key: step for step in following}
+        return found
 
     def park(self, label: str) -> None:
         """From now on the strand of that label, and those below it, are answered from the record only."""
@@ -114,4 +131,5 @@ class Journal:
             started_at_ms=started,
             ended_at_ms=ended_at_ms,
         )
+        self._ahead.get(asking.key.strand, {}).pop(asking.key, None)
         self._store.put_step(self._run, step)

@@ -226,7 +226,7 @@ local function unmet(message)
 end
 
 local function shown(value)
-  local content = H.render(protected[value] or value, 0)
+  local content = gsub(H.render(protected[value] or value, 0), "\\\n", "\\n")
   return #content > 300 and content:sub(1, 297) .. "..." or content
 end
 

@@ -316,6 +316,18 @@ def test_steps_are_listed_in_order(runs):
     assert runs.last_sequence("r-1") == 4
 
 
+def test_a_strands_next_steps_are_listed(runs):
+    """Those of one strand, after a sequence, in order, no more than asked for."""
+    runs.create_run(run())
+    for sequence, strand in enumerate(["main", "main/a", "main", "main", "main/a"], 1):
+        runs.put_step("r-1", step(sequence, replace(KEY, strand=strand, occurrence=sequence)))
+    listed = runs.list_strand("r-1", "main", after=1, limit=9)
+    assert [found.sequence for found in listed] == [3, 4]
+    assert [found.sequence for found in runs.list_strand("r-1", "main", after=0, limit=2)] == [1, 3]
+    assert runs.list_strand("r-1", "none", after=0, limit=2) == []
+    assert runs.get_step("r-1", listed[0].key) == listed[0]
+
+
 def test_a_strand_went_on(runs):
     """`followed` looks at the same strand only, and only at what came later."""
     runs.create_run(run())

@@ -27,6 +27,8 @@ _GET_STEP = (
     " WHERE run = ? AND digest = ? AND occurrence = ? AND kind = ? AND strand = ?"
 )
 
+_STRAND = f"SELECT {_STEP} FROM steps WHERE run = ? AND strand = ? AND sequence > ? ORDER BY sequence LIMIT ?"
+
 _PUT_STEP = (
     f"INSERT INTO steps (run, {_STEP}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     " ON CONFLICT (digest, run, occurrence, kind, strand) DO UPDATE SET state = excluded.state, parts = excluded.parts,"
@@ -162,34 +164,14 @@ class SqliteRunStore:
         """See ports.RunStore."""
         condition = "" if kinds is None else "AND kind IN (SELECT value FROM json_each(?))"
         values = (run_id,) if kinds is None else (run_id, digest.canonical(sorted(kinds)))
-        rows = self._db.all(f"SELECT {_STEP} FROM steps WHERE run = ? {condition} ORDER BY sequence", values)
         return [
-            Step(
-                StepKey(strand, kind, Digest(of_parts), occurrence),
-                _STATES[state],
-                sequence,
-                parts,
-                position,
-                value,
-                is_error == 1,
-                started,
-                ended,
-            )
-            for (
-                strand,
-                kind,
-                of_parts,
-                occurrence,
-                state,
-                sequence,
-                parts,
-                position,
-                value,
-                is_error,
-                started,
-                ended,
-            ) in rows
+            _step_of(row)
+            for row in self._db.all(f"SELECT {_STEP} FROM steps WHERE run = ? {condition} ORDER BY sequence", values)
         ]
+
+    def list_strand(self, run_id: RunId, strand: str, *, after: int, limit: int) -> list[Step]:
+        """See ports.RunStore."""
+        return [_step_of(row) for row in self._db.all(_STRAND, (run_id, strand, after, limit))]
 
     def last_sequence(self, run_id: RunId) -> int:
         """See ports.RunStore."""
@@ -208,6 +190,12 @@ class SqliteRunStore:
         except msgspec.MsgspecError as problem:
             raise damaged(self._db.path, f"driver of run {run_id}: {problem}") from problem
         return Run(run_id, workflow, args, RunState(state), seed, process, created, ended, error, workflow_digest, beat)
+
+
+def _step_of(row: Any) -> Step:
+    strand, kind, of_parts, occurrence, state, sequence, parts, position, value, is_error, started, ended = row
+    key = StepKey(strand, kind, of_parts, occurrence)
+    return Step(key, _STATES[state], sequence, parts, position, value, is_error == 1, started, ended)
 
 
 def _process_text(process: ProcessId | None) -> str | None:
