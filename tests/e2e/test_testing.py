@@ -119,7 +119,7 @@ def test_paths_of_a_workflow_start_at_the_project(project: Project) -> None:
 
 
 def test_the_ready_workflows_pass_their_tests(project: Project) -> None:
-    """Each has tests, each test takes less than 50 ms (the best of five, since others use the machine), and none is taken for a workflow."""
+    """Each has tests, each test takes less than 50 ms (the best of five), and none is taken for a workflow."""
     shutil.copytree(ROOT / "workflows", project.folder / "workflows")
     names = {path.stem for path in (ROOT / "workflows").glob("*.lua")}
     assert {f"{name}_test" for name in names if not name.endswith("_test")} == {
