@@ -143,6 +143,8 @@ class JobStore(Protocol):
     def create_job(self, job: Job, tasks: Iterable[NewTask]) -> bool:
         """Stores a job with its tasks, all or nothing; indexes are given from 1 in order; `job.sequence` is given by the store.
 
+        A task whose `origin` is not a stored attempt (it was removed since it was found) is pending instead.
+
         Returns:
             False where the id exists already: then nothing is stored (a crash between creating and recording finds the job again).
 

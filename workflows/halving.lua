@@ -52,7 +52,7 @@ while true do
     for name, value in pairs(each.setting) do row[name] = value end
     table.insert(rows, row)
   end
-  log("round %d: %d settings at budget %d, best %s %g", number, #settings, budget, p.metric, ranked[1].metric)
+  log("round %d: %d tried at budget %d, best %s %g", number, #settings, budget, p.metric, ranked[1].metric)
   if #settings == 1 then break end
 
   local kept = math.max(1, #settings // p.factor)

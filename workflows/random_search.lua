@@ -22,9 +22,10 @@ local function drawer(text)
   local a, b = tonumber(low), tonumber(high)
   if not a or not b then
     local choices = {}
-    for word in text:gmatch("[^,]+") do table.insert(choices, (word:gsub("^%s+", ""):gsub("%s+$", ""))) end
+    for word in text:gmatch("[^,]+") do table.insert(choices, tonumber(word) or (word:gsub("^%s+", ""):gsub("%s+$", ""))) end
     return function() return choices[math.random(#choices)] end
   end
+  if scale ~= "" and scale ~= "log" then fail(("space: expected log or nothing after a range, found '%s'"):format(scale)) end
   if a > b or scale == "log" and a <= 0 then fail(("space: the range '%s' is empty or not above 0"):format(text)) end
   if scale == "log" then return function() return math.exp(math.log(a) + math.random() * (math.log(b) - math.log(a))) end end
   if math.type(a) == "integer" and math.type(b) == "integer" then return function() return math.random(a, b) end end

@@ -53,7 +53,10 @@ class MemoryJobStore:
         with self._lock:
             if job.id in self._jobs:
                 return False
-            new = dict(enumerate(tasks, 1))
+            new = {
+                index: task if task.origin in self._attempts else replace(task, origin=None)
+                for index, task in enumerate(tasks, 1)
+            }
             rows = {}
             for index, task in new.items():
                 kept = [ref.attempt for ref in self._attempts if (ref.job, ref.index) == (job.id, index)]

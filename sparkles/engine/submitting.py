@@ -95,7 +95,7 @@ class Submitter:
             self._report(Submitted(job=job_id, name=built.spec.name, count=len(prints), reused=reused))
         else:
             self._jobs.set_held([job_id], False)
-        if reused < len(prints):
+        if not self._jobs.count_tasks(job_id).done:
             self.serve(pool)
         return reused
 

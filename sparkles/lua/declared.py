@@ -5,11 +5,11 @@ The script is run up to its `params{...}` and no further; a script that asks for
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sparkles.engine.commands import Asked, Ended
 from sparkles.errors import UsageError
 from sparkles.lua.host import ScriptHost
 from sparkles.lua.marshal import as_list, from_lua
@@ -50,13 +50,17 @@ def parameters(script: Path, shown_as: str, roots: Sequence[Path]) -> list[Param
         script, shown_as=shown_as, args={}, seed=0, roots=roots, interrupted=lambda: False, outcomes=lambda *_: []
     )
     try:
-        stopped: Asked | Ended = host.resume(host.start(), None)
+        host.resume(host.start(), None)
     except _Found as found:
         text = script.read_text("utf-8", "replace")
-        place = {name: text.find(f"{name} =") for name in found.specs}
-        return [Parameter(name, found.specs[name]) for name in sorted(found.specs, key=lambda name: place[name])]
-    del stopped
+        return [Parameter(name, found.specs[name]) for name in sorted(found.specs, key=lambda name: _place(text, name))]
     return None
+
+
+def _place(text: str, name: str) -> int:
+    """Where a parameter's table begins in the text; a Lua table itself keeps no order."""
+    match = re.search(rf"\b{re.escape(name)}\b[\"'\]]*\s*=\s*{{", text)
+    return match.start() if match else len(text)
 
 
 def doc(script: Path) -> list[str]:

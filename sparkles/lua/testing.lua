@@ -143,11 +143,11 @@ end
 function answers.step(sent)
   local stub = fitting("step", named, sent.name)
   if not stub then return {} end
-  local args = sent.args
-  for i = 1, #args do
+  local args, n = sent.args, #sent.args
+  for i = 1, n do
     if args[i] == null then args[i] = nil end
   end
-  local value = called(stub.answer, table.unpack(args, 1, #sent.args))
+  local value = called(stub.answer, table.unpack(args, 1, n))
   return { value = value == nil and null or value }
 end
 

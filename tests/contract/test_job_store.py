@@ -648,3 +648,12 @@ def test_the_open_jobs_of_a_run_are_those_with_something_to_do(jobs):
     assert jobs.list_open("r-1") == {"pending"}
     jobs.finish([ended(claim, STATES.SUCCEEDED)])
     assert jobs.list_open("r-1") == set()
+
+
+def test_a_result_that_is_gone_is_not_reused(jobs):
+    """Found, then cleaned away before the job was created: the task runs."""
+    create(jobs, "new", ["a", "b"], reuse={1: AttemptRef("cleaned", 1, 1)})
+    first, second = jobs.list_tasks("new")
+    assert (first.state, first.origin, first.exit_code) == (STATES.PENDING, None, None)
+    assert second.state == STATES.PENDING
+    assert len(jobs.claim("w", pool="", limit=9, now_ms=0)) == 2

@@ -78,9 +78,9 @@ def test_halving(project: Project) -> None:
     command = leaves("loss", "$(({x} > 4 ? {x} - 4 : 4 - {x})).$(({budget}))")
     told = run(project, "halving", csv="s.csv", metric="loss", command=command)
     assert told.splitlines()[:3] == [
-        "round 1: 9 settings at budget 1, best loss 0.1",
-        "round 2: 3 settings at budget 3, best loss 0.3",
-        "round 3: 1 settings at budget 9, best loss 0.9",
+        "round 1: 9 tried at budget 1, best loss 0.1",
+        "round 2: 3 tried at budget 3, best loss 0.3",
+        "round 3: 1 tried at budget 9, best loss 0.9",
     ]
     found = rows(project, "halving.csv")
     assert len(found) == 13

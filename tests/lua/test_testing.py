@@ -151,6 +151,7 @@ def test_shell_and_steps(tmp_path: Path) -> None:
     local ok, e = pcall(shell, "false")
     log("%s %d %s", e.kind, e.exitCode, e.stderr)
     log("%d", shell("false", {allowFailure = true}).exitCode)
+    log("%s", step("odd", function() end, nil, 1, nil, 2, nil))
     log("%d %d", step("double", function(x) return x * 2 end, 4), step("slow", function() return 1 end))
     """
     passes(
@@ -160,8 +161,9 @@ def test_shell_and_steps(tmp_path: Path) -> None:
         onShell("^wc %-l (%w+)$", function(command) return { stdout = command } end)
         onShell("false", { exitCode = 1, stderr = "no" })
         onStep("sl*", 42)
+        onStep("odd", function(a, b, c, d, ...) return { a == nil, b, c == nil, d, select("#", ...) }[5] end)
         local run = runWorkflow("w.lua")
-        expect(run.logs):equals { "0a1b", "wc -l f", "ShellFailed 1 no", "1", "8 42" }
+        expect(run.logs):equals { "0a1b", "wc -l f", "ShellFailed 1 no", "1", "1", "8 42" }
         expect(run.shells):hasLength(4)
         """,
         workflow,

@@ -70,6 +70,13 @@ class SqliteJobStore(Tasks, Claims, Workers):
                 )
                 count += len(chunk)
             connection.execute("UPDATE jobs SET count = ? WHERE sequence = ?", (count, sequence))
+            # `clean` may have removed an attempt between its being found and now.
+            connection.execute(
+                "UPDATE tasks SET state = 'pending', exit_code = NULL, origin_job = NULL, origin_idx = NULL, origin_attempt = NULL"
+                " WHERE job = ? AND origin_job IS NOT NULL AND NOT EXISTS (SELECT 1 FROM attempts WHERE attempts.job = origin_job"
+                " AND attempts.idx = origin_idx AND attempts.attempt = origin_attempt)",
+                (sequence,),
+            )
             # Attempts of an earlier job of this id that others reuse were kept, with their folders: numbers go on after theirs.
             connection.execute(
                 "UPDATE tasks SET attempt = kept.last FROM"
