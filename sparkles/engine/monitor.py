@@ -66,8 +66,14 @@ class WaitSteps:
         earlier: set[str],
         keep_failed: bool,
     ) -> None:
-        """`run` owns the jobs. `earlier` are the jobs that an earlier execution of the run created: their failed tasks are tried again once, when they are
-        waited for anew, unless `keep_failed`. `serve` sees to it that a worker is there."""
+        """
+        Args:
+            serve: Sees to it that a worker is there.
+            run: The owner of the jobs.
+            earlier: The jobs that an earlier execution of the run created: their failed tasks are tried again once, when they are waited
+                for anew.
+            keep_failed: Not even then.
+        """
         self._store = store
         self._journal = journal
         self._clock = clock
