@@ -15,7 +15,7 @@ from sparkles import digest
 from sparkles.backends import messages
 from sparkles.backends.local.db import Database
 from sparkles.backends.local.sqlite_errors import damaged, translate
-from sparkles.model import Digest, ProcessId, Run, RunId, RunState, Step, StepKey, StepState
+from sparkles.model import ProcessId, Run, RunId, RunState, Step, StepKey, StepState
 from sparkles.ports import RunStore
 
 _RUN = "id, workflow, args, state, seed, driver, created_at_ms, ended_at_ms, error, workflow_digest, beat_ms"
