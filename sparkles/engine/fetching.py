@@ -127,7 +127,7 @@ class FetchSteps:
 
     def fetch(self, strand: str, command: Fetch) -> Answer:
         """-> {"path", "files"}. A replayed fetch checks its destination and brings what is missing."""
-        asking = self._journal.ask(strand, "fetch", {"job": command.job, "dest": command.dest}, command.position)
+        asking = self._journal.ask_for(strand, command)
         try:
             dest = self._files.resolve(command.dest)
             recorded = asking.recorded

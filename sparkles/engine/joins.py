@@ -23,7 +23,7 @@ class Join:
         self.parent = parent
         self._journal = journal
         self._limit = command.limit
-        self._asking = journal.ask(label, "join", {"children": [child.key for child in command.children]}, command.position)
+        self._asking = journal.ask_for(label, command)
         self._decided: str | None = None
         recorded = self._asking.recorded
         if recorded is not None and recorded.error and recorded.value is not None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import msgspec
 
 from sparkles import digest
+from sparkles.engine import keys
+from sparkles.engine.commands import Command
 from sparkles.model import Digest, Json, RunId, Step, StepKey, StepState
 from sparkles.ports import Clock, RunStore
 
@@ -47,6 +49,10 @@ class Journal:
         self._parked: list[str] = []
         self.asked = 0
         self.performed = 0
+
+    def ask_for(self, strand: str, command: Command) -> Asking:
+        """`ask` for a command that is keyed on its own arguments."""
+        return self.ask(strand, *keys.of(command), command.position)
 
     def ask(self, strand: str, kind: str, arguments: Json, position: str) -> Asking:
         """Looks up what is recorded for the strand's next asking of this kind and these arguments.

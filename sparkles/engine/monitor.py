@@ -88,8 +88,7 @@ class WaitSteps:
 
     def wait(self, strand: str, command: Wait) -> Answer | JobsWait:
         """-> {"jobs": [...]} (see commands.Wait)."""
-        arguments: Json = {"jobs": list(command.jobs), "allowFailures": command.allow_failures, "timeout": command.timeout_s}
-        asking = self._journal.ask(strand, "wait", arguments, command.position)
+        asking = self._journal.ask_for(strand, command)
         for job_id in command.jobs:
             try:
                 self._store.get_job(job_id)

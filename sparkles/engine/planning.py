@@ -143,12 +143,10 @@ class PlanSession:
             return "it ran in an earlier run; a new run begins", ()
         return f"it differs from the one at {best[1].position}", best[2]
 
-    def _plain(
-        self, strand: str, kind: str, arguments: Json, what: str, command: ask.Command, effectless: Json = Parked
-    ) -> ask.Answer:
+    def _plain(self, strand: str, what: str, command: ask.Command, effectless: Json = Parked) -> ask.Answer:
         """A step with nothing special: reused, or would run; goes on with `effectless` where that stands for its value."""
-        asking = self.journal.ask(strand, kind, arguments, command.position)
-        recorded = asking.recorded
+        asking = self.journal.ask_for(strand, command)
+        kind, recorded = asking.key.kind, asking.recorded
         if recorded is not None and recorded.value is not None:
             decision = decide(recorded, recorded.error and self.journal.followed(recorded))
             if isinstance(decision, Reuse):
@@ -166,42 +164,33 @@ class PlanSession:
     # Kinds
 
     def _now(self, strand: str, command: ask.Now) -> ask.Answer:
-        return self._plain(strand, "now", {}, "now", command, self._ports.clock.now_ms() / 1000)
+        return self._plain(strand, "now", command, self._ports.clock.now_ms() / 1000)
 
     def _random(self, strand: str, command: ask.Random) -> ask.Answer:
-        return self._plain(strand, "random", {"low": command.low, "high": command.high}, "random", command)
+        return self._plain(strand, "random", command)
 
     def _uuid(self, strand: str, command: ask.Uuid) -> ask.Answer:
-        return self._plain(strand, "uuid", {}, "uuid", command)
+        return self._plain(strand, "uuid", command)
 
     def _log(self, strand: str, command: ask.Log) -> ask.Answer:
-        self.journal.ask(strand, "log", {"text": command.text}, command.position)
+        self.journal.ask_for(strand, command)
         return ask.Done()
 
     def _sleep(self, strand: str, command: ask.Sleep) -> ask.Answer:
-        return self._plain(strand, "sleep", {"seconds": command.seconds}, f"sleep {command.seconds:g} s", command, None)
+        return self._plain(strand, f"sleep {command.seconds:g} s", command, None)
 
     def _shell(self, strand: str, command: ask.Shell) -> ask.Answer:
-        argv: Json = command.command if isinstance(command.command, str) else list(command.command)
-        arguments: Json = {
-            "command": argv,
-            "env": command.env,
-            "timeout": command.timeout_s,
-            "allowFailure": command.allow_failure,
-        }
-        text = argv if isinstance(argv, str) else " ".join(argv)
-        return self._plain(strand, "shell", arguments, text, command)
+        text = command.command if isinstance(command.command, str) else " ".join(command.command)
+        return self._plain(strand, text, command)
 
     def _fetch(self, strand: str, command: ask.Fetch) -> ask.Answer:
-        arguments = {"job": command.job, "dest": command.dest}
         value = {"path": command.dest, "files": 0}
-        answer = self._plain(strand, "fetch", arguments, f"{command.job} to {command.dest}", command, value)
+        answer = self._plain(strand, f"{command.job} to {command.dest}", command, value)
         return ask.Done({**value, **(answer.value if isinstance(answer, ask.Done) else {})})
 
     def _stepbegin(self, strand: str, command: ask.StepBegin) -> ask.Answer:
-        arguments: Json = {"name": command.name, "args": command.args, "source": command.source}
         try:
-            return self._plain(strand, "step", arguments, command.name, command)
+            return self._plain(strand, command.name, command)
         except Unplannable:
             return ask.Unrecorded()  # its function has no effects: a sandboxed script computes
 
@@ -209,8 +198,7 @@ class PlanSession:
         return ask.Raised(command.error) if command.error is not None else ask.Done(command.value)
 
     def _read(self, strand: str, command: ask.Read) -> ask.Answer:
-        arguments: Json = {"reader": command.reader, "path": command.path, "options": command.options}
-        asking = self.journal.ask(strand, "read", arguments, command.position)
+        asking = self.journal.ask_for(strand, command)
         recorded = asking.recorded
         try:
             path = self._files.resolve(command.path)
@@ -249,9 +237,7 @@ class PlanSession:
         return data.decode("utf-8", "surrogateescape")
 
     def _write(self, strand: str, command: ask.Write) -> ask.Answer:
-        content = digest.of_bytes(command.content)
-        arguments: Json = {"writer": command.writer, "path": command.path, "digest": content}
-        asking = self.journal.ask(strand, "write", arguments, command.position)
+        asking = self.journal.ask_for(strand, command)
         recorded = asking.recorded
         self._written[command.path] = command.content
         if recorded is not None and recorded.state is StepState.DONE:
@@ -344,8 +330,7 @@ class PlanSession:
         return "its outputs are not stored any more", ()
 
     def _wait(self, strand: str, command: ask.Wait) -> ask.Answer:
-        arguments: Json = {"jobs": list(command.jobs), "allowFailures": command.allow_failures, "timeout": command.timeout_s}
-        asking = self.journal.ask(strand, "wait", arguments, command.position)
+        asking = self.journal.ask_for(strand, command)
         what = ", ".join(command.jobs)
         open_jobs = [self._unfinished[each] for each in command.jobs if each in self._unfinished]
         counted: dict[str, Counts] = {}

@@ -37,9 +37,7 @@ class FileSteps:
 
     def read(self, strand: str, command: Read) -> Answer:
         """-> the parsed content. A file that is not there or does not parse is the script's mistake, with the file's own line."""
-        asking = self._journal.ask(
-            strand, "read", {"reader": command.reader, "path": command.path, "options": command.options}, command.position
-        )
+        asking = self._journal.ask_for(strand, command)
         try:
             path = self._files.resolve(command.path)
             if command.reader == "exists":
@@ -93,9 +91,7 @@ class FileSteps:
     def write(self, strand: str, command: Write) -> Answer:
         """-> nil, the content being at its place whole."""
         content = digest.of_bytes(command.content)
-        asking = self._journal.ask(
-            strand, "write", {"writer": command.writer, "path": command.path, "digest": content}, command.position
-        )
+        asking = self._journal.ask_for(strand, command)
         try:
             target = self._files.resolve_target(command.path)
             recorded = asking.recorded

@@ -42,14 +42,7 @@ class ShellSteps:
 
     def shell(self, strand: str, command: Shell) -> Done | Raised | ShellWait:
         """-> {"exitCode", "stdout", "stderr", "seconds"}."""
-        argv: Json = command.command if isinstance(command.command, str) else list(command.command)
-        arguments: Json = {
-            "command": argv,
-            "env": command.env,
-            "timeout": command.timeout_s,
-            "allowFailure": command.allow_failure,
-        }
-        asking = self._journal.ask(strand, "shell", arguments, command.position)
+        asking = self._journal.ask_for(strand, command)
         recorded = asking.recorded
         if recorded is not None:
             decision = decide(recorded, recorded.error and self._journal.followed(recorded))

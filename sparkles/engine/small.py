@@ -43,12 +43,12 @@ class SmallSteps:
 
     def now(self, strand: str, command: Now) -> Answer:
         """-> seconds since the epoch."""
-        asking = self._journal.ask(strand, "now", {}, command.position)
+        asking = self._journal.ask_for(strand, command)
         return self._recorded(asking) or self._draw(asking, self._clock.now_ms() / 1000.0)
 
     def random(self, strand: str, command: Random) -> Answer:
         """-> a float in [0, 1) or an integer between the bounds, both included."""
-        asking = self._journal.ask(strand, "random", {"low": command.low, "high": command.high}, command.position)
+        asking = self._journal.ask_for(strand, command)
         recorded = self._recorded(asking)
         if recorded is not None:
             return recorded
@@ -59,12 +59,12 @@ class SmallSteps:
 
     def uuid(self, strand: str, command: Uuid) -> Answer:
         """-> a version 4 UUID as text."""
-        asking = self._journal.ask(strand, "uuid", {}, command.position)
+        asking = self._journal.ask_for(strand, command)
         return self._recorded(asking) or self._draw(asking, str(uuid.uuid4()))
 
     def log(self, strand: str, command: Log) -> Answer:
         """Shows and stores the text once."""
-        asking = self._journal.ask(strand, "log", {"text": command.text}, command.position)
+        asking = self._journal.ask_for(strand, command)
         recorded = self._recorded(asking)
         if recorded is not None:
             return recorded
@@ -73,7 +73,7 @@ class SmallSteps:
 
     def sleep(self, strand: str, command: Sleep) -> Answer | SleepWait:
         """Sleeps until the recorded time to wake up, however often the run is interrupted meanwhile."""
-        asking = self._journal.ask(strand, "sleep", {"seconds": command.seconds}, command.position)
+        asking = self._journal.ask_for(strand, command)
         recorded = asking.recorded
         if recorded is not None and recorded.state is StepState.DONE:
             return Done(None, reused=True)
@@ -87,9 +87,7 @@ class SmallSteps:
 
     def begin_step(self, strand: str, command: StepBegin) -> Answer:
         """The recorded outcome, or Unrecorded: then the function runs and `end_step` follows."""
-        asking = self._journal.ask(
-            strand, "step", {"name": command.name, "args": command.args, "source": command.source}, command.position
-        )
+        asking = self._journal.ask_for(strand, command)
         recorded = asking.recorded
         if recorded is not None:
             decision = decide(recorded, recorded.error and self._journal.followed(recorded))
