@@ -21,7 +21,7 @@ from sparkles.engine.session import Options, Ports, Session
 from sparkles.engine.submitting import Defaults
 from sparkles.errors import SparklesError, UsageError, WorkflowError
 from sparkles.model import ProcessId, Run, RunId, RunState
-from sparkles.suggest import did_you_mean
+from sparkles.scripts import Scripts
 
 if TYPE_CHECKING:
     from sparkles.backends.local.db import Database
@@ -40,6 +40,11 @@ class App:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+
+    @functools.cached_property
+    def scripts(self) -> Scripts:
+        """The workflows that can be run here."""
+        return Scripts(self.settings.root)
 
     # Wiring
 
@@ -160,7 +165,7 @@ class App:
         """
         from sparkles.engine import forking
 
-        path, identity = self.find_workflow(script)
+        path, identity = self.scripts.find(script)
         canonical = digest.canonical(args)
         try:
             source = path.read_bytes()
@@ -205,7 +210,7 @@ class App:
         Raises:
             WorkflowError: The script is wrong.
         """
-        path, identity = self.find_workflow(script)
+        path, identity = self.scripts.find(script)
         canonical = digest.canonical(args)
         same = self.runs.list_runs(workflow=identity, args=canonical, limit=1)
         resumes = bool(same) and same[0].state is not RunState.SUCCEEDED and not new
@@ -217,7 +222,7 @@ class App:
     def replay(self, run_id: RunId, script: str | None = None) -> Rehearsal:
         """Runs a script (default: the run's own) against the record of a run, up to the first thing that is not recorded."""
         run = self.runs.get_run(run_id)
-        path, shown = self.script_of(run) if script is None else (self.find_workflow(script)[0], script)
+        path, shown = self.scripts.of_run(run) if script is None else (self.scripts.find(script)[0], script)
         return self._rehearse(path, shown, run, run, digest.parse(run.args), self._options(frozen=True), strict=True)
 
     def _rehearse(
@@ -233,7 +238,7 @@ class App:
     ) -> Rehearsal:
         from sparkles.rehearse import Script, rehearse
 
-        script = Script(path, shown, args, self.module_folders(path))
+        script = Script(path, shown, args, self.scripts.module_folders(path))
         return rehearse(script, run, previous, self.ports(), options, strict=strict)
 
     def _check_edited(self, run: Run, path: Path, shown: str, args: dict[str, str], source: bytes) -> None:
@@ -270,7 +275,7 @@ class App:
             raise UsageError(f"run {run_id} has succeeded; `sparkles run {run.workflow}` begins another")
         self.recover(report)
         run = self._take(run_id, report)
-        path, shown = self.script_of(run)
+        path, shown = self.scripts.of_run(run)
         self._drive(
             run, path, shown, digest.parse(run.args), report, interrupts, cache=cache, frozen=frozen, keep_failed=keep_failed
         )
@@ -335,7 +340,7 @@ class App:
                 shown_as=shown,
                 args=args,
                 seed=run.seed,
-                roots=self.module_folders(path),
+                roots=self.scripts.module_folders(path),
                 interrupted=lambda: interrupts.level > 0,
                 outcomes=lambda job_id, first, limit: results.page(jobs, job_id, first, limit),
             )
@@ -368,51 +373,3 @@ class App:
 
         for sentence in recover(self.jobs, self.blobs, self.clock):
             report(Noticed(text=sentence))
-
-    # Scripts
-
-    @functools.cached_property
-    def workflows_folder(self) -> Path:
-        """Where the ready workflows are: in the package once installed, beside it in a source tree."""
-        package = Path(__file__).resolve().parent
-        inside = package / "workflows"
-        return inside if inside.is_dir() else package.parent / "workflows"
-
-    def ready_workflows(self) -> list[str]:
-        """The names that `sparkles run NAME` knows, sorted."""
-        return sorted(path.stem for path in self.workflows_folder.glob("*.lua") if not path.stem.endswith("_test"))
-
-    def find_workflow(self, script: str) -> tuple[Path, str]:
-        """The script's file and what identifies it: its path from the project root, or `workflows:NAME` for a ready one.
-
-        Raises UsageError where there is none, or where it is a folder.
-        """
-        path = Path(os.path.normpath(Path.cwd() / Path(script).expanduser()))
-        if path.is_dir():
-            raise UsageError(f"{script}: a folder, not a workflow; name a .lua file in it")
-        if path.is_file():
-            root = self.settings.root
-            return path, path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
-        if "/" not in script and not script.endswith(".lua"):
-            if script in self.ready_workflows():
-                return self.workflows_folder / f"{script}.lua", f"workflows:{script}"
-            known = self.ready_workflows()
-            listed = f" (ready workflows: {', '.join(known)})" if known else ""
-            raise UsageError(f"{script}: no such file and no ready workflow{listed}.{did_you_mean(script, known)}")
-        near = [each.name for each in path.parent.glob("*.lua")] if path.parent.is_dir() else []
-        raise UsageError(f"{script}: no such file (looked for {path}).{did_you_mean(path.name, near)}")
-
-    def module_folders(self, script: Path) -> list[Path]:
-        """Where `require` looks: beside the script, the ready workflows, sparkles' own Lua files."""
-        return [script.parent, self.workflows_folder, Path(__file__).resolve().parent / "lua"]
-
-    def script_of(self, run: Run) -> tuple[Path, str]:
-        """The file of a run's script, and how it is called in positions. Raises UsageError where it is gone."""
-        if run.workflow.startswith("workflows:"):
-            name = run.workflow.partition(":")[2]
-            return self.workflows_folder / f"{name}.lua", name
-        path = self.settings.root / run.workflow
-        if not path.is_file():
-            raise UsageError(f"run {run.id}: its workflow {path} is not there any more")
-        shown = os.path.relpath(path)
-        return path, shown if not shown.startswith("..") else str(path)

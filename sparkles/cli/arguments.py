@@ -88,7 +88,7 @@ class WorkflowType(ParamType):
         from click.shell_completion import CompletionItem
 
         folder, _, start = incomplete.rpartition("/")
-        found = complete(ctx, lambda app: [(name, "a ready workflow") for name in app.ready_workflows()], incomplete)
+        found = complete(ctx, lambda app: [(name, "a ready workflow") for name in app.scripts.ready()], incomplete)
         try:
             entries = sorted(
                 os.scandir(folder + "/" if folder or incomplete.startswith("/") else "."), key=lambda each: each.name

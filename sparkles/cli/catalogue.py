@@ -27,7 +27,7 @@ def workflows(invocation: Invocation, /, workflow: str | None, as_json: bool) ->
     With WORKFLOW, a ready one or a .lua file: its whole description.
     """
     app = invocation.app
-    names = [workflow] if workflow else app.ready_workflows()
+    names = [workflow] if workflow else app.scripts.ready()
     for number, name in enumerate(names):
         described, parameters = _look(app, name)
         if as_json:
@@ -47,8 +47,8 @@ def workflows(invocation: Invocation, /, workflow: str | None, as_json: bool) ->
 def _look(app: App, name: str) -> tuple[list[str], list[Parameter] | None]:
     from sparkles.lua import declared
 
-    path, _ = app.find_workflow(name)
-    return declared.doc(path), declared.parameters(path, name, app.module_folders(path))
+    path, _ = app.scripts.find(name)
+    return declared.doc(path), declared.parameters(path, name, app.scripts.module_folders(path))
 
 
 def _bold(name: str) -> str:

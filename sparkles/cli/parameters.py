@@ -49,8 +49,8 @@ def declared_by(app: App, workflow: str) -> list[Parameter]:
     """The parameters of a workflow, in the order of its text; none where it declares none."""
     from sparkles.lua import declared
 
-    path, _ = app.find_workflow(workflow)
-    return declared.parameters(path, workflow, app.module_folders(path)) or []
+    path, _ = app.scripts.find(workflow)
+    return declared.parameters(path, workflow, app.scripts.module_folders(path)) or []
 
 
 def load(path: str) -> list[dict[str, str]]:
@@ -102,7 +102,7 @@ def help_page(app: App, workflow: str) -> list[str]:
     """A workflow's own help: what it says of itself, how it is run, its parameters."""
     from sparkles.lua import declared
 
-    path, _ = app.find_workflow(workflow)
+    path, _ = app.scripts.find(workflow)
     lines = [f"Usage: sparkles run {workflow} [-p KEY=VALUE]...", ""]
     lines += [f"  {text}".rstrip() for text in declared.doc(path)] or [
         "  (the script says nothing of itself: begin it with a comment)"

@@ -68,13 +68,13 @@ def _suite(app: App, file: Path) -> Any:
         path = Path(os.path.normpath(folder / word))
         if path.is_file():
             return path, _shown(path)
-        known = app.ready_workflows()
+        known = app.scripts.ready()
         if "/" not in word and word in known:
-            return app.workflows_folder / f"{word}.lua", word
+            return app.scripts.ready_folder / f"{word}.lua", word
         near = [*known, *(each.name for each in path.parent.glob("*.lua") if not each.name.endswith("_test.lua"))]
         raise UsageError(f"{word}: no such file beside the test, and no ready workflow.{did_you_mean(path.name, near)}")
 
-    return Suite(file.resolve(), _shown(file), root=app.settings.root, find=find, roots=app.module_folders)
+    return Suite(file.resolve(), _shown(file), root=app.settings.root, find=find, roots=app.scripts.module_folders)
 
 
 def _shown(path: Path) -> str:

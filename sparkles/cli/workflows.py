@@ -110,7 +110,7 @@ def _forked(app: App, word: str, workflow: str | None, params: dict[str, str]) -
     from sparkles.engine import selecting
 
     source = selecting.run(app.runs, word)
-    script = workflow if workflow is not None else app.script_of(source)[1]
+    script = workflow if workflow is not None else app.scripts.of_run(source)[1]
     return script, {**digest.parse(source.args), **params}, source.id
 
 

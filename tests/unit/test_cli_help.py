@@ -118,6 +118,7 @@ def test_mistakes_are_told_in_a_sentence(
     arguments: list[str], code: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     """A mistake of the user's gives exit code 2 and says what was expected."""
+    (tmp_path / ".sparkles").mkdir()  # or a folder above might have one
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert main.main(arguments) == code
