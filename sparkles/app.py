@@ -253,7 +253,16 @@ class App:
             steps = self._rehearse(path, shown, run, run, args, self._options()).steps
         except WorkflowError:
             return  # the run itself will say so, and nothing is lost
-        if steps and not any(step.verdict == "reused" for step in steps):
+        names = {
+            digest.parse(step.value)["name"]
+            for step in recorded
+            if step.key.kind == "submit" and step.value not in (None, "null")
+        }
+        related = any(
+            step.verdict == "reused" or step.differences or (step.kind == "submit" and step.what.rpartition("-")[0] in names)
+            for step in steps
+        )
+        if steps and not related:
             raise UsageError(
                 f"{shown} asks for nothing that run {run.id} recorded ({len(recorded)} steps): it is another workflow now;"
                 f" --new begins another run, and `sparkles plan {shown}` shows what differs"

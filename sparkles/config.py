@@ -44,12 +44,6 @@ class Settings(msgspec.Struct, frozen=True):
     sources: Mapping[str, str] = {}
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"expected text, found {value!r}")
-    return value
-
-
 def _backend(value: Any) -> str:
     if value != "local":
         raise ValueError(f"expected 'local', found {value!r}; other backends are not part of this version")
@@ -58,7 +52,7 @@ def _backend(value: Any) -> str:
 
 def _positive(value: Any) -> float:
     number = float(value)
-    if isinstance(value, bool) or number <= 0:
+    if isinstance(value, bool) or not 0 < number < float("inf"):
         raise ValueError(f"expected a number above 0, found {value!r}")
     return number
 
@@ -100,7 +94,7 @@ def load(
     cwd = Path.cwd() if cwd is None else cwd
     chosen = state or environ.get("SPARKLES_HOME")
     if chosen:
-        folder = Path(chosen).expanduser()
+        folder = Path(os.path.expanduser(chosen))
         folder = Path(os.path.normpath(cwd / folder))
         root = folder.parent
     else:
@@ -115,7 +109,7 @@ def load(
     for path in (home, root / SETTINGS_FILE):
         tables = _read(path)
         for name, source in ((None, str(path)), (profile, f"{path} [profile.{profile}]")):
-            table = tables if name is None else tables.get("profile", {}).get(name) if name else None
+            table = tables if name is None else _profile(tables, name, path) if name else None
             if table is None:
                 continue
             known_profile = known_profile or name is not None
@@ -128,6 +122,14 @@ def load(
         if environ.get(name):
             _set(values, sources, key, environ[name], name)
     return Settings(root=root, state=folder, profile=profile, environ=environ, sources=sources, **values)
+
+
+def _profile(tables: dict[str, Any], name: str, path: Path) -> dict[str, Any] | None:
+    profiles = tables.get("profile", {})
+    found = profiles.get(name) if isinstance(profiles, dict) else profiles
+    if found is not None and not isinstance(found, dict):
+        raise ConfigError(f"{path}: profile {name!r}: expected a table, [profile.{name}], found {found!r}")
+    return found
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class Scripts:
 
         Raises UsageError where there is none, or where it is a folder.
         """
-        path = Path(os.path.normpath(Path.cwd() / Path(script).expanduser()))
+        path = Path(os.path.normpath(Path.cwd() / os.path.expanduser(script)))
         if path.is_dir():
             raise UsageError(f"{script}: a folder, not a workflow; name a .lua file in it")
         if path.is_file():

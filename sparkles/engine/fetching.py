@@ -6,6 +6,7 @@ A file that is there already with the right content is left alone, so a second f
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Collection, Iterator
@@ -16,7 +17,7 @@ from sparkles.engine.commands import Answer, Done, Fetch, Raised, StepError
 from sparkles.engine.files import RunFiles
 from sparkles.engine.journal import Journal
 from sparkles.engine.replay import Reuse, decide
-from sparkles.errors import NotFound, UsageError
+from sparkles.errors import NotFound, StorageFull, UsageError
 from sparkles.model import Artifact, AttemptRef, Json, TaskState
 from sparkles.ports import Blobs, JobStore, Outcome
 
@@ -129,7 +130,7 @@ class FetchSteps:
         """-> {"path", "files"}. A replayed fetch checks its destination and brings what is missing."""
         asking = self._journal.ask_for(strand, command)
         try:
-            dest = self._files.resolve(command.dest)
+            dest = self._files.resolve_outside(command.dest)
             recorded = asking.recorded
             outcome = self._store.state_digest(command.job)
             if recorded is not None and recorded.value is not None and isinstance(decide(recorded, False), Reuse):
@@ -142,3 +143,7 @@ class FetchSteps:
             return Done({"path": command.dest, "files": files})
         except (NotFound, UsageError) as error:
             return Raised(StepError(f"fetch: {error}", kind="Usage", usage=True))
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StorageFull(f"fetch: {command.dest}: no space is left on the device", "fetch", command.dest) from error
+            return Raised(StepError(f"fetch: {command.dest}: {error.strerror} ({error.filename})", kind="WriteFailed"))

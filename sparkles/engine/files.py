@@ -62,13 +62,18 @@ class RunFiles:
         """The absolute path of what a script calls `path`. Raises UsageError for a name that no file can have."""
         if not path or "\0" in path:
             raise UsageError(f"{path!r} is not a path")
-        return Path(os.path.normpath(self._root / Path(path).expanduser()))
+        return Path(os.path.normpath(self._root / os.path.expanduser(path)))
 
-    def resolve_target(self, path: str) -> Path:
-        """As `resolve`, for a file to be written: refuses the state folder and folders in the file's place."""
+    def resolve_outside(self, path: str) -> Path:
+        """As `resolve`; refuses the state folder."""
         target = self.resolve(path)
         if target.is_relative_to(self._state):
             raise UsageError(f"{path}: inside sparkles' own state folder; write somewhere else")
+        return target
+
+    def resolve_target(self, path: str) -> Path:
+        """As `resolve`, for a file to be written: refuses the state folder and folders in the file's place."""
+        target = self.resolve_outside(path)
         if target.is_dir():
             raise UsageError(f"{path}: a folder, not a file")
         return target
@@ -126,8 +131,8 @@ class RunFiles:
     def matches(self, pattern: str) -> list[str]:
         """The regular files that a glob names, sorted; `**` crosses folders; the state folder is left out."""
         found = []
-        for each in glob.iglob(str(self.resolve(pattern)), recursive=True):
-            path = Path(each)
+        for each in glob.iglob(os.path.expanduser(pattern), root_dir=self._root, recursive=True):
+            path = Path(os.path.normpath(self._root / each))
             if path.is_file() and not path.is_relative_to(self._state):
                 found.append(str(path.relative_to(self._root)) if path.is_relative_to(self._root) else str(path))
         return sorted(found)

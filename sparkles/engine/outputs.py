@@ -19,7 +19,7 @@ import msgspec
 from sparkles.engine.attempt import AttemptFailed, escapes, failed_call
 from sparkles.engine.capacity import size
 from sparkles.engine.runner import Cause, Ended
-from sparkles.errors import BackendError, StorageFull, UsageError
+from sparkles.errors import BackendError, SpecError, StorageFull, UsageError
 from sparkles.model import Artifact, Claim, FailureClass, JobSpec
 from sparkles.ports import Blobs
 
@@ -203,7 +203,7 @@ def compile_glob(pattern: str) -> re.Pattern[str]:
         elif pattern[at] == "?":
             out.append("[^/]")
             at += 1
-        elif pattern[at] == "[" and (end := pattern.find("]", at + 2)) > 0:
+        elif pattern[at] == "[" and (end := pattern.find("]", at + (3 if pattern[at + 1 : at + 2] in ("!", "^") else 2))) > 0:
             inside = pattern[at + 1 : end]
             negated = inside[:1] in ("!", "^")
             body = inside[negated:].replace("\\", r"\\").replace("[", r"\[").replace("^", r"\^").replace("&&", r"&\&")
@@ -212,7 +212,10 @@ def compile_glob(pattern: str) -> re.Pattern[str]:
         else:
             out.append(re.escape(pattern[at]))
             at += 1
-    return re.compile("".join(out), re.DOTALL)
+    try:
+        return re.compile("".join(out), re.DOTALL)
+    except re.error:
+        raise SpecError(f"{pattern}: expected a pattern, found a set of characters that cannot be one, such as [z-a]") from None
 
 
 def _plain(pattern: str) -> bool:
@@ -223,8 +226,8 @@ def _walk(top: str, below: str = "") -> Iterator[str]:
     """Relative paths of the regular files below `top`; links to files inside count, no link to a folder is followed."""
     try:
         entries = list(os.scandir(f"{top}/{below}" if below else top))
-    except PermissionError:
-        return
+    except OSError:
+        return  # not ours to read, or the task removed it
     for entry in entries:
         name = f"{below}/{entry.name}" if below else entry.name
         if entry.is_dir(follow_symlinks=False):

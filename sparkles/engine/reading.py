@@ -45,6 +45,8 @@ class FileSteps:
             return self._content(asking, path, command)
         except (RowsError, UsageError) as error:
             return _refused(error)
+        except OSError as error:
+            return _refused(UsageError(f"{command.path}: cannot be read: {error.strerror}"))
 
     def _exists(self, asking: Asking, path: Path) -> Answer:
         present = self._files.exists_at_this_point(path)

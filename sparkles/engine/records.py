@@ -12,6 +12,7 @@ from sparkles.engine import outputs
 from sparkles.engine.attempt import AttemptFailed, Plan
 from sparkles.engine.capacity import Amount
 from sparkles.engine.runner import Ended
+from sparkles.errors import BackendError
 from sparkles.model import Artifact, Attempt, Claim, FailureClass, WorkerId
 from sparkles.ports import Blobs, Clock
 
@@ -50,6 +51,10 @@ class Records:
                 results = outputs.read_results(folder)
             if failure is None and spec.outputs:
                 artifacts = outputs.collect_outputs(spec, claim, folder, self._blobs)
+        except (OSError, BackendError) as error:
+            # Nothing that one task did may reach the worker's loop, where the other tasks are.
+            if failure is None:
+                failure, reason = FailureClass.STAGING, f"what it left could not be kept: {error}"
         except AttemptFailed as failed:
             if failure is None or failed.failure is FailureClass.STAGING:
                 failure, reason = failed.failure, failed.reason

@@ -50,7 +50,9 @@ class ShellSteps:
                 return _answer(digest.parse(recorded.value), recorded.error, reused=True)
         self._journal.start(asking)
         self._folder.mkdir(parents=True, exist_ok=True)
-        stem = self._folder / f"shell-{asking.key.digest[:12]}-{asking.key.occurrence}"
+        # Two strands may run the same command at a time: each has files of its own.
+        key = asking.key
+        stem = self._folder / f"shell-{digest.of_value([key.strand, key.digest, key.occurrence])[:16]}"
         environment = {**self._environ, **command.env, MARKER: self._run}
         words = ["/bin/sh", "-c", command.command] if isinstance(command.command, str) else list(command.command)
         try:
@@ -64,6 +66,9 @@ class ShellSteps:
                     env=environment,
                     process_group=0,
                 )
+        except ValueError as error:
+            # A NUL byte in a word, or a variable's name that cannot be one.
+            return Raised(StepError(f"shell: the command cannot be run: {error}", kind="Usage", usage=True))
         except OSError as error:
             value = _failure(f"shell: {words[0]}: {error.strerror}", {"exitCode": 127, "stdout": "", "stderr": ""})
             self._journal.finish(asking, value, error=True)
@@ -93,7 +98,7 @@ class ShellSteps:
         if timed_out:
             how = f"took longer than {wait.command.timeout_s:g} s and was ended"
         else:
-            how = f"exit code {code}" if code >= 0 else f"ended by {signal.Signals(-code).name}"
+            how = f"exit code {code}" if code >= 0 else f"ended by {_signal_name(-code)}"
         lines = _text(value["stderr"]).strip().splitlines()[-5:]
         message = f"shell: `{shown[:200]}`: {how}" + "".join(f"\n  {line}" for line in lines)
         failure = _failure(message, {key: value[key] for key in ("exitCode", "stdout", "stderr")})
@@ -138,6 +143,7 @@ class ShellWait:
 
     def stop(self) -> None:
         """Ends the command's process group: first politely, then for certain."""
+        self._steps._running.discard(self)
         _signal_group(self._process.pid, signal.SIGTERM)
         try:
             self._process.wait(GRACE_S)
@@ -145,6 +151,14 @@ class ShellWait:
             pass
         _signal_group(self._process.pid, signal.SIGKILL)
         self._process.wait()
+
+
+def _signal_name(number: int) -> str:
+    """SIGKILL, or `signal 35`: real-time signals have no names of their own."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _signal_group(pid: int, number: int) -> None:

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from sparkles.engine.commands import JobDraft, ResourcesDraft
 from sparkles.engine.inputs import check_inside
+from sparkles.engine.outputs import compile_glob
 from sparkles.errors import SpecError, UsageError, WorkflowError
 from sparkles.model import JobSpec, Json, OutputGlob, Resources, RetryPolicy
 from sparkles.suggest import did_you_mean
@@ -216,6 +217,10 @@ def _outputs(draft: JobDraft) -> tuple[OutputGlob, ...]:
     found: dict[str, bool] = {}
     for number, output in enumerate(draft.outputs, 1):
         pattern = check_inside(output.pattern, f"outputs[{number}]", "a pattern")
+        try:
+            compile_glob(pattern)
+        except SpecError as error:
+            raise SpecError(f"outputs[{number}]: {error}") from None
         found[pattern] = found.get(pattern, False) or output.required
     return tuple(OutputGlob(pattern, required) for pattern, required in found.items())
 

@@ -107,6 +107,38 @@ def test_a_run_with_strands_resumes_to_the_same_values(site):
     assert (site.folder / "out.txt").read_text() == before
 
 
+def test_the_same_command_in_two_strands_has_its_own_output(site):
+    done = run(
+        site,
+        'local t = map({"x", "y", "z"}, function() return shell("echo $$; sleep 0.1").stdout end)\n'
+        "print(t[1] ~= t[2] and t[2] ~= t[3] and t[1] ~= t[3])\n",
+    )
+    assert done.stdout == "true\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        'shell("echo a\\0b")',
+        'shell("true", {env = {["A=B"] = "1"}})',
+        'readText("~nosuchuser/x")',
+        'readText(("x"):rep(300))',
+        'run(JobBuilder("a"):setCommandTemplate("true"):setOutputs{"[z-a].txt"})',
+        'fetch(submit(JobBuilder("a"):setCommandTemplate("true")), ".sparkles/cas")',
+    ],
+)
+def test_odd_arguments_are_the_scripts_mistake(site, script):
+    done = run(site, script)
+    assert done.returncode == 2, done.stderr
+    assert "workflow.lua:1: " in done.stderr
+
+
+def test_a_task_that_removes_its_scratch_directory_is_one_attempt(site):
+    done = run(site, """run(JobBuilder("a"):setCommandTemplate('rmdir "$PWD"'):setOutputs{"*.csv"})""")
+    assert done.returncode == 0, done.stderr
+    assert site.query("SELECT state, attempt FROM tasks") == [("succeeded", 1)]
+
+
 def test_a_thousand_strands_that_wait(site):
     done = run(
         site,

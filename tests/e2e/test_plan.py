@@ -191,6 +191,14 @@ def test_a_wrong_script_is_found_by_plan(site):
     )
 
 
+def test_a_job_whose_command_was_mended_is_resumed(site):
+    (site.folder / "workflow.lua").write_text('run(JobBuilder("one"):setCommandTemplate("exit 3"))\n')
+    sparkles(site, "run", "workflow.lua", code=1)
+    (site.folder / "workflow.lua").write_text('run(JobBuilder("one"):setCommandTemplate("true"))\n')
+    sparkles(site, "run", "workflow.lua")
+    assert site.query("SELECT count(*) FROM runs") == [(1,)]
+
+
 def test_a_script_that_asks_for_nothing_recorded_is_refused_on_resume(site):
     sparkles(site, "run", "workflow.lua", code=1)
     (site.folder / "workflow.lua").write_text('run(JobBuilder("other"):setCommandTemplate("true"))\n')
