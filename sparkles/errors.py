@@ -8,11 +8,11 @@ The tree, with the exit code that `cli.main` gives to each branch:
     │  ├─ TemplateError · RowsError · ConfigError · SpecError
     │  └─ RunBusy                another driver holds the run
     ├─ RunError              1   the run ended badly
-    │  ├─ JobFailed              .job, .counts, .failed (the first ten failed tasks)
+    │  ├─ JobFailed              .job, .failed (indexes of the first ten failed tasks)
     │  ├─ RunFailed              `fail(message)`, `error(...)` in a script
     │  ├─ RunCancelled · WaitTimeout
     ├─ BackendError          3   .operation, .resource, .retryable
-    │  └─ NotFound · Conflict · LeaseLost · StorageFull · Damaged · SchemaTooNew
+    │  └─ NotFound (2) · Conflict · LeaseLost · StorageFull · Damaged · SchemaTooNew
     └─ InternalError        70   a bug in sparkles
 
 Constructors take facts, build the sentence and keep the facts as attributes; every class survives pickling because
