@@ -160,8 +160,9 @@ def journal_digests(runs: RunStore) -> set[Digest]:
 def _remove_orphans(jobs: JobStore, blobs: Blobs, state: Path) -> int:
     """What jobs that are gone left: records and folders that were kept for others and are reused no more, or of a cleaning that was cut
     short."""
+    folders = _folders(state / "jobs")  # before the jobs: one that is created now has no folder among these
     known = {str(job.id) for job in jobs.list_jobs()}
-    orphans = [name for name in _folders(state / "jobs") if name not in known]
+    orphans = [name for name in folders if name not in known]
     kept = jobs.delete_jobs(orphans) if orphans else []
     return sum(blobs.delete_job(name, kept) for name in orphans)
 

@@ -204,7 +204,12 @@ class PlanSession:
             path = self._files.resolve(command.path)
             if command.reader == "exists":
                 present = command.path in self._written or self._files.exists_at_this_point(path)
-                self._say(REUSED if recorded is not None else RUNS, "read", command.path, strand, command.position)
+                saw = digest.parse(recorded.value)["exists"] if recorded is not None and recorded.value is not None else None
+                if saw is not None and (saw == present or self._options.frozen):
+                    self._say(REUSED, "read", command.path, strand, command.position)
+                    return ask.Done(saw, reused=True)
+                why = "it never ran" if saw is None else f"the file {'exists now' if present else 'is gone'}"
+                self._say(RUNS, "read", command.path, strand, command.position, why=why)
                 return ask.Done(present)
             now = (
                 self._blobs.put_bytes(self._written[command.path])

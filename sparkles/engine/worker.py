@@ -141,7 +141,7 @@ class Worker:
                 if hint_fd < 0 or hint_fd in ready:
                     self._hinted = self._notifier.wait(0.0) or self._hinted
                 if self.mode is Mode.SERVING:
-                    self._start_queued()
+                    self._bearing(self._start_queued, "starting")
                 for each in ended:
                     self._ended(each)
                 if ready:
@@ -150,8 +150,8 @@ class Worker:
                     if self._driver_fd is not None and self._driver_fd in ready:
                         self._listen(self._driver_fd)
                 if self.mode is Mode.SERVING:
-                    self._fill()
-                self._keep_time()
+                    self._bearing(self._fill, "claiming")
+                self._bearing(self._keep_time, "keeping time")
             if not self._gone:
                 self._jobs.leave_worker(self._row.id)
             self._notifier.notify()
@@ -252,6 +252,14 @@ class Worker:
         if not error.retryable and not isinstance(error, StorageFull):
             raise error
         self._say(f"{what}: {error}")
+
+    def _bearing(self, act: Callable[[], None], what: str) -> None:
+        """Does what needs the store; where that is busy or full for now, tries again soon: programs that run are not to suffer for it."""
+        try:
+            act()
+        except BackendError as error:
+            self._bear(error, what)
+            self._next_claim = max(self._next_claim, self._clock.monotonic() + _RETRY_S)
 
     def _look(self) -> None:
         """After a hint and with each heartbeat: ends what was taken away, learns whether others wait for capacity."""

@@ -62,7 +62,7 @@ def _recover_one(worker: Worker, jobs: JobStore, blobs: Blobs, clock: Clock, is_
     where = f"worker {worker.id} (pid {worker.process.pid} on {worker.process.host})"
     how = "died"
     if state != "dead":
-        if worker.process.pid == os.getpid() or not is_stalled(worker):
+        if worker.process == process.this_process() or not is_stalled(worker):
             return ""
         how = "stood still"
     if state != "elsewhere":
