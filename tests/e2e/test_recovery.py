@@ -80,7 +80,8 @@ def test_after_kill_9_of_a_worker_nothing_lives_and_nothing_that_finished_runs_a
     lost = place.task(job, 6)
     assert (lost.state, lost.attempt, lost.tries, lost.losses) == (TaskState.PENDING, 1, 0, 1)
     assert place.attempt(job, 6).failure is FailureClass.LOST
-    assert place.attempt(job, 6).tail == "runs"
+    # Its shell may have said "Killed" of a child that went first.
+    assert place.attempt(job, 6).tail.splitlines()[0] == "runs"
     assert not (place.folder(job, 6) / "work").exists()
     assert settle(place) == []
 
