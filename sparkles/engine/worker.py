@@ -254,10 +254,12 @@ class Worker:
         self._say(f"{what}: {error}")
 
     def _bearing(self, act: Callable[[], None], what: str) -> None:
-        """Does what needs the store; where that is busy or full for now, tries again soon: programs that run are not to suffer for it."""
+        """Does what needs the store; where that is busy for now, tries again soon: programs that run are not to suffer for it."""
         try:
             act()
         except BackendError as error:
+            if not error.retryable:
+                raise
             self._bear(error, what)
             self._next_claim = max(self._next_claim, self._clock.monotonic() + _RETRY_S)
 
