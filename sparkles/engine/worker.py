@@ -182,7 +182,11 @@ class Worker:
         until = min(self._next_beat, self._commit_at, self._tell_at)
         if self.mode is Mode.SERVING:
             if not self._queue:
-                until = min(until, self._next_claim)
+                if self._next_claim > self._clock.monotonic():
+                    until = min(until, self._next_claim)
+                elif self._claimable() > 0:
+                    return 0.0
+                # Else every slot is taken: the end of a program wakes the loop.
             if self._reservation.waiting:
                 until = min(until, self._reservation.retry_at)
         if self._hinted:
