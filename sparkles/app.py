@@ -290,13 +290,16 @@ class App:
         )
 
     def _take(self, run_id: RunId, report: Report) -> Run:
+        run = self.runs.take_run(run_id, self.driver, self._is_dead(run_id, report), self.clock.now_ms())
+        self.end_shell_commands(run_id)
+        return run
+
+    def end_shell_commands(self, run_id: str) -> None:
+        """Ends the `shell` commands that a run's killed driver left: a resumed run runs them again."""
         from sparkles.backends.local.process import end_processes, marked
         from sparkles.engine.shelling import MARKER
 
-        run = self.runs.take_run(run_id, self.driver, self._is_dead(run_id, report), self.clock.now_ms())
-        # A shell command of a driver that was killed may still run: it is about to run again.
         end_processes(lambda: marked(MARKER, run_id), grace_s=1.0)
-        return run
 
     def _is_dead(self, run_id: RunId, report: Report) -> Callable[[ProcessId], bool]:
         from sparkles.backends.local.process import liveness

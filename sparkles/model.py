@@ -300,6 +300,10 @@ class Counts(Value, frozen=True):
     def ended(self) -> int:
         return self.succeeded + self.failed + self.cancelled
 
+    def by_state(self) -> dict[str, int]:
+        """As scripts and `--json` see them: tasks by state, and how many of the succeeded are reused."""
+        return {name: getattr(self, name) for name in self.__struct_fields__}
+
     @property
     def done(self) -> bool:
         return self.pending == 0 and self.claimed == 0

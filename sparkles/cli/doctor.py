@@ -129,8 +129,12 @@ def _reflink_works(state: Path) -> bool | None:
 
 def _database(app: App, problems: list[str]) -> dict[str, Any]:
     """The database: its check, its backup, sizes, and who is alive."""
+    from sparkles.engine.cleaning import tree_bytes
+
     state = app.settings.state
-    found: dict[str, Any] = {"folders": {name: _size(state / name) for name in ("cas", "jobs", "runs", "workers")}}
+    # Outputs are links of stored files: their bytes are those of cas.
+    sizes = {name: tree_bytes(state / name, linked=name == "cas") for name in ("cas", "jobs", "runs", "workers")}
+    found: dict[str, Any] = {"folders": sizes}
     if not (state / "sparkles.db").exists():
         return found
     try:
@@ -148,19 +152,6 @@ def _database(app: App, problems: list[str]) -> dict[str, Any]:
     except BackendError as error:
         problems.append(str(error))
     return found
-
-
-def _size(folder: Path) -> int:
-    total = 0
-    for path, _, names in os.walk(folder):
-        for name in names:
-            try:
-                found = os.lstat(os.path.join(path, name))
-            except OSError:
-                continue
-            # Outputs are links of stored files: their bytes are those of cas.
-            total += found.st_size if found.st_nlink == 1 or folder.name == "cas" else 0
-    return total
 
 
 def _workers(app: App) -> list[dict[str, Any]]:

@@ -29,8 +29,7 @@ def kill_run(app: App, run_id: RunId, report: Report) -> tuple[bool, int]:
         UsageError: It is driven on another host.
         BackendError: The driver cannot be ended.
     """
-    from sparkles.backends.local.process import end_processes, liveness, marked
-    from sparkles.engine.shelling import MARKER
+    from sparkles.backends.local.process import liveness
 
     run = app.runs.get_run(run_id)
     ended = False
@@ -39,7 +38,7 @@ def kill_run(app: App, run_id: RunId, report: Report) -> tuple[bool, int]:
             raise UsageError(f"run {run_id} is driven by pid {run.driver.pid} on host {run.driver.host}: kill it there")
         _end_driver(run.driver, run_id)
         ended = True
-        end_processes(lambda: marked(MARKER, run_id), grace_s=1.0)
+        app.end_shell_commands(run_id)
         app.recover(report)
     count = sum(app.jobs.kill_tasks(job.id) for job in app.jobs.list_jobs(owner=run_id))
     app.notifier.notify()

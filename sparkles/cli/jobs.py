@@ -15,7 +15,7 @@ from sparkles.cli.arguments import JOB, json_option, pairs
 if TYPE_CHECKING:
     from sparkles.app import App
     from sparkles.cli.main import Invocation
-    from sparkles.model import Counts, Job, TaskState
+    from sparkles.model import Job, TaskState
     from sparkles.ports import Outcome
 
 _EXAMPLE_LINES = 5
@@ -33,16 +33,11 @@ def job_value(app: App, job: Job) -> dict[str, Any]:
         "name": job.spec.name,
         "state": str(job_state(counts)),
         "count": job.count,
-        "counts": counts_value(counts),
+        "counts": counts.by_state(),
         "run": job.owner or None,
         "createdAt": render.iso(job.created_at_ms),
         "properties": job.spec.properties,
     }
-
-
-def counts_value(counts: Counts) -> dict[str, int]:
-    """Tasks by state, and how many of the succeeded are reused."""
-    return {name: getattr(counts, name) for name in (*STATES, "reused")}
 
 
 @click.command(epilog="Example:  sparkles status 'align-*'")

@@ -327,9 +327,14 @@ def write_all(descriptor: int, data: bytes) -> None:
         written += os.write(descriptor, data[written:])
 
 
+def is_full(error: OSError) -> bool:
+    """Whether a call was refused because no space, or no more of a quota, is left."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def failed_call(error: OSError, what: str) -> AttemptFailed:
     """The failure that a refused system call means: disk where there is no space, else staging, with the path."""
     where = f" ({error.filename})" if error.filename else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_full(error):
         return AttemptFailed(FailureClass.DISK, f"{what}: no space is left{where}")
     return AttemptFailed(FailureClass.STAGING, f"{what}: {os.strerror(error.errno or 0)}{where}")

@@ -105,10 +105,11 @@ def plan_these(chosen: Sequence[Run | Job], jobs: JobStore, *, before_ms: int) -
 
 def folder_bytes(state: Path, jobs: Iterable[Job]) -> int:
     """What the attempt folders of jobs take on disk; files that the content store holds as well are not counted."""
-    return sum(_tree_bytes(state / "jobs" / job.id) for job in jobs)
+    return sum(tree_bytes(state / "jobs" / job.id) for job in jobs)
 
 
-def _tree_bytes(folder: Path) -> int:
+def tree_bytes(folder: Path, *, linked: bool = False) -> int:
+    """What is below a folder, in bytes; files with a further name elsewhere only with `linked`."""
     total = 0
     for path, _, names in os.walk(folder):
         for name in names:
@@ -116,7 +117,7 @@ def _tree_bytes(folder: Path) -> int:
                 found = os.lstat(os.path.join(path, name))
             except OSError:
                 continue
-            total += found.st_size if found.st_nlink == 1 else 0
+            total += found.st_size if linked or found.st_nlink == 1 else 0
     return total
 
 
@@ -139,7 +140,7 @@ def remove(plan: Plan, runs: RunStore, jobs: JobStore, blobs: Blobs, state: Path
         runs.delete_run(run.id)
         freed.runs += 1
         folder = state / "runs" / run.id
-        freed.folder_bytes += _tree_bytes(folder)
+        freed.folder_bytes += tree_bytes(folder)
         shutil.rmtree(folder, ignore_errors=True)
     freed.folder_bytes += _remove_orphans(jobs, blobs, state)
     freed.folder_bytes += _remove_worker_logs(jobs, state)

@@ -1,4 +1,4 @@
-"""What a script may ask of the engine, as frozen values, and what it gets back. May import model only.
+"""What a script may ask of the engine, as frozen values, and what it gets back. May import model and errors.
 
 A script call is yielded by its strand as one of these; `session.begin` answers with Done or Raised at once, or with a Pending that the
 strand loop polls. Nothing else connects a script with the engine. `position` is the author's own `path:line`, for messages: it counts
@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from sparkles.errors import WorkflowError
 from sparkles.model import Command as ShellCommand
 from sparkles.model import Json, OutputGlob, RetryPolicy
 
@@ -226,6 +227,15 @@ class StepError(msgspec.Struct, frozen=True):
     fields: dict[str, Json] = {}
     usage: bool = False
 
+    def to_record(self) -> dict[str, Json]:
+        """As the journal keeps it. A mistake of the script is never recorded, so `usage` is not in it."""
+        return {"message": self.message, "kind": self.kind, "fields": self.fields}
+
+    @classmethod
+    def of_record(cls, value: Json) -> StepError:
+        """From what `to_record` gave; further keys are a step's own."""
+        return cls(value["message"], kind=value["kind"], fields=value["fields"])
+
 
 class Done(msgspec.Struct, frozen=True):
     """The command's value. `reused`: from the record, nothing was performed."""
@@ -239,6 +249,14 @@ class Raised(msgspec.Struct, frozen=True):
 
     error: StepError
     reused: bool = False
+
+
+def refused(error: Exception, doing: str = "") -> Raised:
+    """A mistake of the script or its input, raised where it was made: at the author's line that the error knows, else at the line that
+    asked, after what was being done (`submit: ...`)."""
+    if isinstance(error, WorkflowError):
+        return Raised(StepError(error.message, kind="Usage", usage=True, fields={"position": error.position}))
+    return Raised(StepError(f"{doing}: {error}" if doing else str(error), kind="Usage", usage=True))
 
 
 class Unrecorded(msgspec.Struct, frozen=True):

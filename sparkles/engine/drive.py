@@ -133,7 +133,7 @@ def drive(
 def _finish_open_jobs(session: Session, ports: Ports, interrupted: Callable[[], None]) -> None:
     """Jobs that the script did not wait for are still its jobs: their worker is this driver's, so it stays until they have ended."""
     job_ids = session.open_jobs()
-    pending = session.wait_for_open_jobs()
+    pending = session.wait_for_open_jobs(job_ids)
     while pending is not None and pending.poll() is None:
         interrupted()
         sleep_until_due([pending], ports.notifier, ports.clock)

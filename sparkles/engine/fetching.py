@@ -6,14 +6,14 @@ A file that is there already with the right content is left alone, so a second f
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from sparkles import digest, rows
-from sparkles.engine.commands import Answer, Done, Fetch, Raised, StepError
+from sparkles.engine.attempt import is_full
+from sparkles.engine.commands import Answer, Done, Fetch, Raised, StepError, refused
 from sparkles.engine.files import RunFiles
 from sparkles.engine.journal import Journal
 from sparkles.engine.replay import Reuse, decide
@@ -51,7 +51,7 @@ def fetch(store: JobStore, blobs: Blobs, job_id: str, dest: Path, indexes: Colle
         if indexes is not None and task.index not in indexes:
             continue
         code = attempt.exit_code if attempt is not None else task.exit_code
-        table.append({"index": task.index, "state": str(task.state), "exit_code": code, **_scalars(outcome.params)})
+        table.append({"index": task.index, "state": str(task.state), "exit_code": code, **scalars(outcome.params)})
         if attempt is None:
             continue
         folder = dest / str(task.index)
@@ -65,7 +65,8 @@ def fetch(store: JobStore, blobs: Blobs, job_id: str, dest: Path, indexes: Colle
     return written
 
 
-def _scalars(params: dict[str, object]) -> dict[str, Json]:
+def scalars(params: dict[str, object]) -> dict[str, Json]:
+    """The parameters that fit into a cell of a table."""
     return {key: value for key, value in params.items() if isinstance(value, str | int | float | bool)}
 
 
@@ -142,8 +143,8 @@ class FetchSteps:
             self._journal.finish(asking, {"outcome": outcome, "files": files})
             return Done({"path": command.dest, "files": files})
         except (NotFound, UsageError) as error:
-            return Raised(StepError(f"fetch: {error}", kind="Usage", usage=True))
+            return refused(error, "fetch")
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if is_full(error):
                 raise StorageFull(f"fetch: {command.dest}: no space is left on the device", "fetch", command.dest) from error
             return Raised(StepError(f"fetch: {command.dest}: {error.strerror} ({error.filename})", kind="WriteFailed"))

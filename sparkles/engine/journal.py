@@ -10,7 +10,8 @@ import msgspec
 
 from sparkles import digest
 from sparkles.engine import keys
-from sparkles.engine.commands import Command
+from sparkles.engine.commands import Command, Done, Raised, StepError
+from sparkles.engine.replay import Reuse, decide
 from sparkles.model import Digest, Json, RunId, Step, StepKey, StepState
 from sparkles.ports import Clock, RunStore
 
@@ -100,6 +101,17 @@ class Journal:
 
     def _is_parked(self, strand: str) -> bool:
         return any(strand == label or strand.startswith(label + "/") for label in self._parked)
+
+    def replayed(self, asking: Asking) -> Done | Raised | None:
+        """The recorded outcome, where the general rule (`replay.decide`) lets it stand; None where the step has to be performed."""
+        recorded = asking.recorded
+        if recorded is None or recorded.value is None:
+            return None
+        decision = decide(recorded, recorded.error and self.followed(recorded))
+        if not isinstance(decision, Reuse):
+            return None
+        value = digest.parse(recorded.value)
+        return Raised(StepError.of_record(value), reused=True) if recorded.error else Done(value, reused=True)
 
     def followed(self, step: Step) -> bool:
         """Whether the strand recorded a step after this one in an earlier execution."""

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from sparkles import digest
-from sparkles.engine.commands import Answer, Done, Raised, StepError, Wait
+from sparkles.engine.commands import Answer, Done, Raised, StepError, Wait, refused
 from sparkles.engine.events import Noticed, Progressed, Report
 from sparkles.engine.journal import Asking, Journal
-from sparkles.engine.replay import Reuse, decide
 from sparkles.errors import NotFound
 from sparkles.model import Counts, JobId, Json, TaskState
 from sparkles.ports import Clock, JobStore
@@ -93,18 +92,15 @@ class WaitSteps:
             try:
                 self._store.get_job(job_id)
             except NotFound as error:
-                return Raised(StepError(str(error), kind="Usage", usage=True))
-        recorded = asking.recorded
-        if recorded is not None:
-            decision = decide(recorded, recorded.error and self._journal.followed(recorded))
-            if isinstance(decision, Reuse) and recorded.value is not None:
-                value = digest.parse(recorded.value)
-                if value["outcome"] == self._outcome(command.jobs):
-                    self._to_reset.difference_update(command.jobs)
-                    return self._answer(command, reused=True) if not recorded.error else self._raised(value, reused=True)
-                if value.get("kind") == "WaitTimeout" and recorded.error:
-                    return self._raised(value, reused=True)
-                self._report(Noticed(text=f"{', '.join(command.jobs)} changed since this run waited for it; waiting again"))
+                return refused(error)
+        replayed = self._journal.replayed(asking)
+        if replayed is not None and asking.recorded is not None and asking.recorded.value is not None:
+            if digest.parse(asking.recorded.value)["outcome"] == self._outcome(command.jobs):
+                self._to_reset.difference_update(command.jobs)
+                return replayed if isinstance(replayed, Raised) else self._answer(command, reused=True)
+            if isinstance(replayed, Raised) and replayed.error.kind == "WaitTimeout":
+                return replayed
+            self._report(Noticed(text=f"{', '.join(command.jobs)} changed since this run waited for it; waiting again"))
         self._reset(command.jobs)
         self._journal.start(asking)
         return JobsWait(self, asking, command)
@@ -130,13 +126,14 @@ class WaitSteps:
                     "id": job_id,
                     "name": self._store.get_job(job_id).spec.name,
                     "count": counts.total,
-                    "counts": plain_counts(counts),
+                    "counts": counts.by_state(),
                 }
             )
         return Done({"jobs": found}, reused=reused)
 
-    def _raised(self, value: Json, *, reused: bool) -> Raised:
-        return Raised(StepError(value["message"], kind=value["kind"], fields=value["fields"]), reused=reused)
+    def _fail(self, asking: Asking, outcome: Json, error: StepError) -> Raised:
+        self._journal.finish(asking, {"outcome": outcome, **error.to_record()}, error=True)
+        return Raised(error)
 
     def end(self, asking: Asking, command: Wait, counts: dict[str, Counts]) -> Done | Raised:
         """Records the outcome of jobs that are done."""
@@ -147,25 +144,14 @@ class WaitSteps:
             return self._answer(command, reused=False)
         job_id = bad[0]
         first = self._store.list_tasks(job_id, limit=10, states={TaskState.FAILED})
-        value: Json = {
-            "outcome": outcome,
-            "kind": "JobFailed",
-            "message": "; ".join(failure_sentence(self._store, each, counts[each]) for each in bad),
-            "fields": {"job": job_id, "failed": [task.index for task in first]},
-        }
-        self._journal.finish(asking, value, error=True)
-        return self._raised(value, reused=False)
+        message = "; ".join(failure_sentence(self._store, each, counts[each]) for each in bad)
+        fields: dict[str, Json] = {"job": job_id, "failed": [task.index for task in first]}
+        return self._fail(asking, outcome, StepError(message, kind="JobFailed", fields=fields))
 
     def expire(self, asking: Asking, command: Wait) -> Raised:
         """Records that the time is over; the jobs go on."""
-        value: Json = {
-            "outcome": None,
-            "kind": "WaitTimeout",
-            "message": f"wait: {', '.join(command.jobs)} did not end within {command.timeout_s:g} s; it goes on",
-            "fields": {"job": command.jobs[0]},
-        }
-        self._journal.finish(asking, value, error=True)
-        return self._raised(value, reused=False)
+        message = f"wait: {', '.join(command.jobs)} did not end within {command.timeout_s:g} s; it goes on"
+        return self._fail(asking, None, StepError(message, kind="WaitTimeout", fields={"job": command.jobs[0]}))
 
     def count(self, job_id: str) -> Counts:
         """Counts a job that is being waited for."""
@@ -186,7 +172,7 @@ class WaitSteps:
         self._report(Progressed(job=job_id, counts=counts))
 
     def keep_served(self) -> None:
-        """Called while tasks are pending or claimed: a worker that died is noticed and replaced."""
+        """Called while tasks are pending or claimed: a worker that died is noticed and replaced. Does it now and then."""
         now = self._clock.monotonic()
         if now - self._served_at >= GREATEST_PACE_S:
             self._served_at = now
@@ -206,7 +192,6 @@ class JobsWait:
         self._command = command
         self._began = steps.clock()
         self._next = self._began
-        self._checked = self._began
         self._early = False
         self._counts: dict[str, Counts] = {}
         self._told = self._began
@@ -239,9 +224,7 @@ class JobsWait:
 
     def _expired(self, now: float) -> Raised | None:
         """What is due while the jobs go on: a look at the worker, and the end of the time limit."""
-        if now - self._checked >= GREATEST_PACE_S:
-            self._checked = now
-            self._steps.keep_served()
+        self._steps.keep_served()
         if self._command.timeout_s is not None and now - self._began >= self._command.timeout_s:
             self._steps.waits -= 1
             return self._steps.expire(self._asking, self._command)
@@ -257,15 +240,3 @@ class JobsWait:
         if self._command.timeout_s is not None:
             return min(soon, self._began + self._command.timeout_s)
         return soon
-
-
-def plain_counts(counts: Counts) -> dict[str, int]:
-    """Counts as scripts see them."""
-    return {
-        "pending": counts.pending,
-        "claimed": counts.claimed,
-        "succeeded": counts.succeeded,
-        "failed": counts.failed,
-        "cancelled": counts.cancelled,
-        "reused": counts.reused,
-    }

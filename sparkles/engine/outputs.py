@@ -12,13 +12,12 @@ import stat
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
-from signal import Signals
 
 import msgspec
 
 from sparkles.engine.attempt import AttemptFailed, escapes, failed_call
 from sparkles.engine.capacity import size
-from sparkles.engine.runner import Cause, Ended
+from sparkles.engine.runner import Cause, Ended, signal_name
 from sparkles.errors import BackendError, SpecError, StorageFull, UsageError
 from sparkles.model import Artifact, Claim, FailureClass, JobSpec
 from sparkles.ports import Blobs
@@ -41,11 +40,8 @@ def judge(ended: Ended, spec: JobSpec, memory_bytes: int) -> tuple[FailureClass 
         used = f"; it had used {size(ended.peak_memory_bytes)}" if ended.peak_memory_bytes else ""
         return FailureClass.OOM, f"ended by the kernel because memory ran out ({asked}{used})"
     if ended.exit_code is None:
-        try:
-            name = f" ({Signals(ended.signal).name})"
-        except ValueError:
-            name = ""
-        return FailureClass.EXIT, f"ended by signal {ended.signal}{name}"
+        name = signal_name(ended.signal)
+        return FailureClass.EXIT, f"ended by signal {ended.signal}" + (f" ({name})" if name else "")
     if ended.exit_code == 0:
         return None, ""
     hint = ""

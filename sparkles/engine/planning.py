@@ -12,18 +12,18 @@ from typing import Any
 
 import msgspec
 
-from sparkles import digest, rows
+from sparkles import digest
 from sparkles.engine import commands as ask
 from sparkles.engine import jobs as building
 from sparkles.engine.differences import Difference, of_parts, of_tasks
 from sparkles.engine.files import RunFiles
 from sparkles.engine.journal import Asking, Journal, Parked
 from sparkles.engine.looking import LookingBlobs
-from sparkles.engine.monitor import plain_counts
+from sparkles.engine.reading import parsed
 from sparkles.engine.replay import Reuse, decide, decide_read
 from sparkles.engine.session import Options, Ports
 from sparkles.engine.submitting import Submitter, ask_submit, job_id_of
-from sparkles.errors import NotFound, RowsError, UsageError, WorkflowError
+from sparkles.errors import NotFound, RowsError, UsageError
 from sparkles.model import (
     Attempt,
     Counts,
@@ -146,15 +146,11 @@ class PlanSession:
     def _plain(self, strand: str, what: str, command: ask.Command, effectless: Json = Parked) -> ask.Answer:
         """A step with nothing special: reused, or would run; goes on with `effectless` where that stands for its value."""
         asking = self.journal.ask_for(strand, command)
-        kind, recorded = asking.key.kind, asking.recorded
-        if recorded is not None and recorded.value is not None:
-            decision = decide(recorded, recorded.error and self.journal.followed(recorded))
-            if isinstance(decision, Reuse):
-                self._say(REUSED, kind, what, strand, command.position)
-                value = digest.parse(recorded.value)
-                if recorded.error:
-                    return ask.Raised(ask.StepError(value["message"], kind=value["kind"], fields=value["fields"]), reused=True)
-                return ask.Done(value, reused=True)
+        kind = asking.key.kind
+        replayed = self.journal.replayed(asking)
+        if replayed is not None:
+            self._say(REUSED, kind, what, strand, command.position)
+            return replayed
         why, differences = self._why(asking)
         self._say(RUNS, kind, what, strand, command.position, why=why, differences=differences)
         if effectless is Parked:
@@ -223,23 +219,14 @@ class PlanSession:
                 decision = decide_read(command.path, saw, now, explained, self._options.frozen)
                 if isinstance(decision, Reuse):
                     self._say(REUSED, "read", command.path, strand, command.position)
-                    return ask.Done(self._parsed(saw, command), reused=True)
+                    return ask.Done(parsed(self._blobs.read(saw), command), reused=True)
                 why = "the file changed since"
             if now is None:
                 raise UsageError(f"{command.path}: no such file (looked for {path})")
             self._say(RUNS, "read", command.path, strand, command.position, why=why)
-            return ask.Done(self._parsed(now, command))
+            return ask.Done(parsed(self._blobs.read(now), command))
         except (RowsError, UsageError) as error:
-            return ask.Raised(ask.StepError(str(error), kind="Usage", usage=True))
-
-    def _parsed(self, content: Digest, command: ask.Read) -> Json:
-        data = self._blobs.read(content)
-        if command.reader == "csv":
-            types, delimiter = command.options.get("types") or {}, command.options.get("delimiter")
-            return rows.parse_csv(data, command.path, types=types, delimiter=delimiter)
-        if command.reader == "json":
-            return rows.parse_json(data, command.path)
-        return data.decode("utf-8", "surrogateescape")
+            return ask.refused(error)
 
     def _write(self, strand: str, command: ask.Write) -> ask.Answer:
         asking = self.journal.ask_for(strand, command)
@@ -258,10 +245,8 @@ class PlanSession:
     def _submit(self, strand: str, command: ask.Submit) -> ask.Answer:
         try:
             built = self._submitter.build(command.draft)
-        except WorkflowError as error:
-            return ask.Raised(ask.StepError(error.message, kind="Usage", usage=True, fields={"position": error.position}))
         except UsageError as error:
-            return ask.Raised(ask.StepError(f"submit: {error}", kind="Usage", usage=True))
+            return ask.refused(error, "submit")
         asking = ask_submit(self.journal, strand, built, command.position)
         job_id = job_id_of(self._run.id, asking.key, built.spec.name)
         value = {"id": job_id, "name": built.spec.name, "count": len(built.tasks)}
@@ -355,7 +340,7 @@ class PlanSession:
         self._say(REUSED if recorded is not None or self._virtual else RUNS, "wait", what, strand, command.position)
         names = {each: self._name_of(each) for each in command.jobs}
         found = [
-            {"id": each, "name": names[each], "count": counts.total, "counts": plain_counts(counts)}
+            {"id": each, "name": names[each], "count": counts.total, "counts": counts.by_state()}
             for each, counts in counted.items()
         ]
         return ask.Done({"jobs": found}, reused=recorded is not None)

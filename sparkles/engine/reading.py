@@ -11,7 +11,8 @@ import tempfile
 from pathlib import Path
 
 from sparkles import digest, rows
-from sparkles.engine.commands import Answer, Done, Raised, Read, StepError, Write
+from sparkles.engine.attempt import is_full
+from sparkles.engine.commands import Answer, Done, Raised, Read, StepError, Write, refused
 from sparkles.engine.events import Noticed, Report
 from sparkles.engine.files import RunFiles
 from sparkles.engine.journal import Asking, Journal
@@ -21,8 +22,18 @@ from sparkles.model import Digest, Json, StepState
 from sparkles.ports import Blobs
 
 
-def _refused(error: Exception) -> Raised:
-    return Raised(StepError(str(error), kind="Usage", usage=True))
+def parsed(data: bytes, command: Read) -> Json:
+    """What a script gets of a file's bytes. Raises RowsError, with the file's own line."""
+    if command.reader == "csv":
+        return rows.parse_csv(
+            data, command.path, types=command.options.get("types") or {}, delimiter=command.options.get("delimiter")
+        )
+    if command.reader == "json":
+        return rows.parse_json(data, command.path)
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data
 
 
 class FileSteps:
@@ -44,9 +55,9 @@ class FileSteps:
                 return self._exists(asking, path)
             return self._content(asking, path, command)
         except (RowsError, UsageError) as error:
-            return _refused(error)
+            return refused(error)
         except OSError as error:
-            return _refused(UsageError(f"{command.path}: cannot be read: {error.strerror}"))
+            return refused(UsageError(f"{command.path}: cannot be read: {error.strerror}"))
 
     def _exists(self, asking: Asking, path: Path) -> Answer:
         present = self._files.exists_at_this_point(path)
@@ -70,25 +81,12 @@ class FileSteps:
             if decision.notice:
                 self._report(Noticed(text=decision.notice))
             if isinstance(decision, Reuse) and not self._blobs.missing([saw]):
-                return Done(self._parse(saw, command), reused=True)
+                return Done(parsed(self._blobs.read(saw), command), reused=True)
         if present is None:
             raise UsageError(f"{command.path}: no such file (looked for {path})")
-        value = self._parse(present, command)
+        value = parsed(self._blobs.read(present), command)
         self._journal.finish(asking, {"digest": present})
         return Done(value)
-
-    def _parse(self, content: Digest, command: Read) -> Json:
-        data = self._blobs.read(content)
-        if command.reader == "csv":
-            return rows.parse_csv(
-                data, command.path, types=command.options.get("types") or {}, delimiter=command.options.get("delimiter")
-            )
-        if command.reader == "json":
-            return rows.parse_json(data, command.path)
-        try:
-            return data.decode("utf-8")
-        except UnicodeDecodeError:
-            return data
 
     def write(self, strand: str, command: Write) -> Answer:
         """-> nil, the content being at its place whole."""
@@ -115,10 +113,10 @@ class FileSteps:
             self._journal.finish(asking, value)
             return Done(None)
         except UsageError as error:
-            return _refused(error)
+            return refused(error)
         except OSError as error:
             message = f"{command.path}: cannot be written: {error.strerror}"
-            if error.errno in (28, 122):
+            if is_full(error):
                 raise StorageFull(message, "write", command.path) from error
             return Raised(StepError(message, kind="WriteFailed"))
 

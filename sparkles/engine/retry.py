@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import msgspec
 
-from sparkles.model import INFRASTRUCTURE, Attempt, FailureClass, Finish, RetryPolicy, TaskState
+from sparkles.model import INFRASTRUCTURE, Attempt, Claim, FailureClass, Finish, JobSpec, RetryPolicy, TaskState
 
 LOSS_BUDGET = 5
 """The loss with this number ends the task: HyperQueue's crash limit, found to tell bad luck from a task that takes its worker down."""
@@ -53,6 +53,18 @@ def decide(
         if memory <= requested_memory:
             return _failed(attempt, tries, losses, "not tried again: the memory of its oom retry is at its maximum")
     return Finish(attempt, TaskState.PENDING, tries, losses, now_ms + backoff_ms(policy, tries), memory)
+
+
+def conclude(attempt: Attempt, claim: Claim, spec: JobSpec | None, now_ms: int) -> Finish:
+    """The Finish of a claim's attempt: `requeue` where its worker was asked to stop, else as `decide` says. `spec` is None where the job
+    is gone; the store will refuse what is decided then."""
+    memory = claim.memory_bytes
+    if attempt.failure is FailureClass.PREEMPTED:
+        return requeue(attempt, tries=claim.tries, losses=claim.losses, requested_memory=memory)
+    if memory is None and spec is not None:
+        memory = (claim.spec.resources or spec.resources).memory_bytes
+    policy = spec.retry if spec is not None else RetryPolicy()
+    return decide(attempt, policy, tries=claim.tries, losses=claim.losses, requested_memory=memory, now_ms=now_ms)
 
 
 def requeue(attempt: Attempt, *, tries: int, losses: int, requested_memory: int | None) -> Finish:

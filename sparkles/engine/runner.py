@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from enum import StrEnum
+from signal import Signals
 from typing import Protocol
 
 import msgspec
@@ -21,6 +22,14 @@ class Cause(StrEnum):
     MEMORY = "memory"
     KERNEL_OOM = "kernel_oom"
     ASKED = "asked"
+
+
+def signal_name(number: int) -> str:
+    """SIGKILL for 9; "" for a number without a name of its own, as real-time signals have."""
+    try:
+        return Signals(number).name
+    except ValueError:
+        return ""
 
 
 class Launch(msgspec.Struct, frozen=True, gc=False):

@@ -86,7 +86,7 @@ class Session:
             files.load(self.journal)
         if earlier:
             # Served again only once the script has asked for them again: an edit may have dropped them.
-            ports.jobs.set_held([job.id for job in earlier if not ports.jobs.count_tasks(job.id).done], True)
+            ports.jobs.set_held(ports.jobs.list_open(run.id), True)
         submitter = Submitter(
             ports.jobs, ports.blobs, ports.fleet, ports.notifier, ports.clock, files, report, options.defaults
         )
@@ -153,11 +153,10 @@ class Session:
 
     def open_jobs(self) -> list[str]:
         """The jobs that the script asked for and that are not done."""
-        return [job_id for job_id in sorted(self._submitting.asked) if not self._ports.jobs.count_tasks(job_id).done]
+        return sorted(self._submitting.asked & self._ports.jobs.list_open(self.run.id))
 
-    def wait_for_open_jobs(self) -> ask.Pending | None:
+    def wait_for_open_jobs(self, open_jobs: list[str]) -> ask.Pending | None:
         """Something to poll until the jobs that were submitted but not waited for have ended; None where there are none."""
-        open_jobs = self.open_jobs()
         if not open_jobs:
             return None
         self._report(Noticed(text=f"waiting for {', '.join(open_jobs)}, which the script submitted and did not wait for"))

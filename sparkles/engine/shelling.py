@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sparkles import digest
-from sparkles.engine.commands import Done, Raised, Shell, StepError
+from sparkles.engine.commands import Done, Raised, Shell, StepError, refused
 from sparkles.engine.journal import Asking, Journal
-from sparkles.engine.replay import Reuse, decide
+from sparkles.engine.runner import signal_name
 from sparkles.model import Json
 from sparkles.ports import Clock
 
@@ -43,11 +43,9 @@ class ShellSteps:
     def shell(self, strand: str, command: Shell) -> Done | Raised | ShellWait:
         """-> {"exitCode", "stdout", "stderr", "seconds"}."""
         asking = self._journal.ask_for(strand, command)
-        recorded = asking.recorded
-        if recorded is not None:
-            decision = decide(recorded, recorded.error and self._journal.followed(recorded))
-            if isinstance(decision, Reuse) and recorded.value is not None:
-                return _answer(digest.parse(recorded.value), recorded.error, reused=True)
+        replayed = self._journal.replayed(asking)
+        if replayed is not None:
+            return replayed
         self._journal.start(asking)
         self._folder.mkdir(parents=True, exist_ok=True)
         # Two strands may run the same command at a time: each has files of its own.
@@ -68,11 +66,10 @@ class ShellSteps:
                 )
         except ValueError as error:
             # A NUL byte in a word, or a variable's name that cannot be one.
-            return Raised(StepError(f"shell: the command cannot be run: {error}", kind="Usage", usage=True))
+            return refused(error, "shell: the command cannot be run")
         except OSError as error:
-            value = _failure(f"shell: {words[0]}: {error.strerror}", {"exitCode": 127, "stdout": "", "stderr": ""})
-            self._journal.finish(asking, value, error=True)
-            return _answer(value, True, reused=False)
+            fields: dict[str, Json] = {"exitCode": 127, "stdout": "", "stderr": ""}
+            return self._fail(asking, f"shell: {words[0]}: {error.strerror}", fields)
         wait = ShellWait(self, asking, command, process, stem, self._clock.monotonic())
         self._running.add(wait)
         return wait
@@ -93,17 +90,20 @@ class ShellSteps:
         }
         if not timed_out and (code == 0 or wait.command.allow_failure):
             self._journal.finish(wait.asking, value)
-            return _answer(value, False, reused=False)
+            return Done(value)
         shown = wait.command.command if isinstance(wait.command.command, str) else " ".join(wait.command.command)
         if timed_out:
             how = f"took longer than {wait.command.timeout_s:g} s and was ended"
         else:
-            how = f"exit code {code}" if code >= 0 else f"ended by {_signal_name(-code)}"
+            how = f"exit code {code}" if code >= 0 else f"ended by {signal_name(-code) or f'signal {-code}'}"
         lines = _text(value["stderr"]).strip().splitlines()[-5:]
         message = f"shell: `{shown[:200]}`: {how}" + "".join(f"\n  {line}" for line in lines)
-        failure = _failure(message, {key: value[key] for key in ("exitCode", "stdout", "stderr")})
-        self._journal.finish(wait.asking, failure, error=True)
-        return _answer(failure, True, reused=False)
+        return self._fail(wait.asking, message, {key: value[key] for key in ("exitCode", "stdout", "stderr")})
+
+    def _fail(self, asking: Asking, message: str, fields: dict[str, Json]) -> Raised:
+        error = StepError(message, kind="ShellFailed", fields=fields)
+        self._journal.finish(asking, error.to_record(), error=True)
+        return Raised(error)
 
 
 class ShellWait:
@@ -153,14 +153,6 @@ class ShellWait:
         self._process.wait()
 
 
-def _signal_name(number: int) -> str:
-    """SIGKILL, or `signal 35`: real-time signals have no names of their own."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
 def _signal_group(pid: int, number: int) -> None:
     try:
         os.killpg(pid, number)
@@ -179,13 +171,3 @@ def _head(path: Path) -> Json:
 
 def _text(value: Json) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-
-
-def _failure(message: str, fields: dict[str, Json]) -> dict[str, Json]:
-    return {"message": message, "kind": "ShellFailed", "fields": fields}
-
-
-def _answer(value: Json, error: bool, *, reused: bool) -> Done | Raised:
-    if error:
-        return Raised(StepError(value["message"], kind=value["kind"], fields=value["fields"]), reused=reused)
-    return Done(value, reused=reused)

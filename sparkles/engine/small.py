@@ -20,13 +20,11 @@ from sparkles.engine.commands import (
     Sleep,
     StepBegin,
     StepEnd,
-    StepError,
     Unrecorded,
     Uuid,
 )
 from sparkles.engine.events import Logged, Report
 from sparkles.engine.journal import Asking, Journal
-from sparkles.engine.replay import Reuse, decide
 from sparkles.errors import InternalError
 from sparkles.model import Json, StepState
 from sparkles.ports import Clock
@@ -44,14 +42,14 @@ class SmallSteps:
     def now(self, strand: str, command: Now) -> Answer:
         """-> seconds since the epoch."""
         asking = self._journal.ask_for(strand, command)
-        return self._recorded(asking) or self._draw(asking, self._clock.now_ms() / 1000.0)
+        return self._journal.replayed(asking) or self._draw(asking, self._clock.now_ms() / 1000.0)
 
     def random(self, strand: str, command: Random) -> Answer:
         """-> a float in [0, 1) or an integer between the bounds, both included."""
         asking = self._journal.ask_for(strand, command)
-        recorded = self._recorded(asking)
-        if recorded is not None:
-            return recorded
+        replayed = self._journal.replayed(asking)
+        if replayed is not None:
+            return replayed
         chance = random.SystemRandom()
         if command.low is None or command.high is None:
             return self._draw(asking, chance.random())
@@ -60,14 +58,14 @@ class SmallSteps:
     def uuid(self, strand: str, command: Uuid) -> Answer:
         """-> a version 4 UUID as text."""
         asking = self._journal.ask_for(strand, command)
-        return self._recorded(asking) or self._draw(asking, str(uuid.uuid4()))
+        return self._journal.replayed(asking) or self._draw(asking, str(uuid.uuid4()))
 
     def log(self, strand: str, command: Log) -> Answer:
         """Shows and stores the text once."""
         asking = self._journal.ask_for(strand, command)
-        recorded = self._recorded(asking)
-        if recorded is not None:
-            return recorded
+        replayed = self._journal.replayed(asking)
+        if replayed is not None:
+            return replayed
         self._report(Logged(text=command.text))
         return self._draw(asking, None)
 
@@ -88,14 +86,9 @@ class SmallSteps:
     def begin_step(self, strand: str, command: StepBegin) -> Answer:
         """The recorded outcome, or Unrecorded: then the function runs and `end_step` follows."""
         asking = self._journal.ask_for(strand, command)
-        recorded = asking.recorded
-        if recorded is not None:
-            decision = decide(recorded, recorded.error and self._journal.followed(recorded))
-            if isinstance(decision, Reuse) and recorded.value is not None:
-                value = digest.parse(recorded.value)
-                if recorded.error:
-                    return Raised(StepError(value["message"], kind=value["kind"], fields=value["fields"]), reused=True)
-                return Done(value, reused=True)
+        replayed = self._journal.replayed(asking)
+        if replayed is not None:
+            return replayed
         self._journal.start(asking)
         self._open[strand] = asking
         return Unrecorded()
@@ -108,16 +101,10 @@ class SmallSteps:
         if command.error is not None:
             error = command.error
             if not error.usage:
-                self._journal.finish(asking, {"message": error.message, "kind": error.kind, "fields": error.fields}, error=True)
+                self._journal.finish(asking, error.to_record(), error=True)
             return Raised(error)
         self._journal.finish(asking, command.value)
         return Done(command.value)
-
-    def _recorded(self, asking: Asking) -> Done | None:
-        recorded = asking.recorded
-        if recorded is None or recorded.state is not StepState.DONE or recorded.value is None:
-            return None
-        return Done(digest.parse(recorded.value), reused=True)
 
     def _draw(self, asking: Asking, value: Json) -> Done:
         self._journal.finish(asking, value)

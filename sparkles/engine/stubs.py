@@ -15,10 +15,12 @@ from typing import Any
 from sparkles import digest, rows
 from sparkles.engine import commands as ask
 from sparkles.engine import jobs
-from sparkles.engine.commands import Answer, Done, Pending, Raised, StepError, Unrecorded
+from sparkles.engine.commands import Answer, Done, Pending, Raised, StepError, Unrecorded, refused
+from sparkles.engine.fetching import scalars
 from sparkles.engine.journal import Asking, Journal
+from sparkles.engine.reading import parsed
 from sparkles.engine.stub_files import StubFiles
-from sparkles.errors import InternalError, RowsError, UsageError, WorkflowError
+from sparkles.errors import InternalError, RowsError, UsageError
 from sparkles.model import Digest, Json, StepKey
 
 Ask = Callable[[str, dict[str, Json]], dict[str, Json]]
@@ -162,10 +164,8 @@ class StubSession:
     def _submit(self, _strand: str, command: ask.Submit) -> Answer:
         try:
             built = jobs.build(command.draft, self.files)
-        except WorkflowError as error:
-            return Raised(StepError(error.message, kind="Usage", usage=True, fields={"position": error.position}))
         except UsageError as error:
-            return Raised(StepError(f"submit: {error}", kind="Usage", usage=True))
+            return refused(error, "submit")
         job_id = f"{built.spec.name}-{len(self._jobs) + 1}"
         tasks: list[Json] = [
             {
@@ -227,7 +227,7 @@ class StubSession:
             open_jobs = ", ".join(command.jobs)
             if command.timeout_s is None:
                 message = f"wait: {open_jobs}: a stub leaves tasks pending, and a wait without timeout would not end"
-                return Raised(StepError(message, kind="Usage", usage=True))
+                return refused(UsageError(message))
             message = f"wait: {open_jobs} did not end within {command.timeout_s:g} s; it goes on"
             expired = StepError(message, kind="WaitTimeout", fields={"job": command.jobs[0]})
             return StubWait(self._time, command.timeout_s, Raised(expired))
@@ -251,7 +251,7 @@ class StubSession:
             if task["results"] is not None:
                 files[f"{task['index']}/results.json"] = digest.canonical(task["results"]).encode()
         table = [
-            {"index": task["index"], "state": task["state"], "exit_code": task["exitCode"], **_scalars(task["params"])}
+            {"index": task["index"], "state": task["state"], "exit_code": task["exitCode"], **scalars(task["params"])}
             for task in tasks
         ]
         files["tasks.csv"] = rows.format_csv(table)
@@ -286,16 +286,9 @@ class StubSession:
         if command.reader == "exists":
             return Done(self.files.exists(command.path))
         try:
-            data = self.files.read(command.path)
-            if command.reader == "csv":
-                options = command.options
-                types, delimiter = options.get("types") or {}, options.get("delimiter")
-                return Done(rows.parse_csv(data, command.path, types=types, delimiter=delimiter))
-            if command.reader == "json":
-                return Done(rows.parse_json(data, command.path))
+            return Done(parsed(self.files.read(command.path), command))
         except (RowsError, UsageError) as error:
-            return Raised(StepError(str(error), kind="Usage", usage=True))
-        return Done(_text(data))
+            return refused(error)
 
     def _write(self, _strand: str, command: ask.Write) -> Answer:
         self.files.write(command.path, command.content)
@@ -340,16 +333,5 @@ def _sentence(job_id: str, tasks: list[dict[str, Json]]) -> str:
     )
 
 
-def _scalars(params: dict[str, Json]) -> dict[str, Json]:
-    return {key: value for key, value in params.items() if isinstance(value, str | int | float | bool)}
-
-
 def _bytes(value: str | bytes) -> bytes:
     return value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape")
-
-
-def _text(data: bytes) -> Json:
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        return data

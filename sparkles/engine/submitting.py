@@ -13,11 +13,11 @@ import msgspec
 
 from sparkles import digest
 from sparkles.engine import jobs
-from sparkles.engine.commands import Answer, Done, JobDraft, Raised, StepError, Submit
+from sparkles.engine.commands import Answer, Done, JobDraft, Submit, refused
 from sparkles.engine.events import Noticed, Report, Submitted
 from sparkles.engine.files import RunFiles
 from sparkles.engine.journal import Asking, Journal
-from sparkles.errors import NotFound, UsageError, WorkflowError
+from sparkles.errors import NotFound, UsageError
 from sparkles.model import Attempt, Digest, Job, JobId, Json, NewTask, StepKey, StepState, TaskSpec
 from sparkles.ports import Clock, Content, Fleet, JobStore, Notifier
 
@@ -154,10 +154,8 @@ class SubmitSteps:
         """-> {"id", "name", "count"}, at once."""
         try:
             built = self._submitter.build(command.draft)
-        except WorkflowError as error:
-            return Raised(StepError(error.message, kind="Usage", usage=True, fields={"position": error.position}))
         except UsageError as error:
-            return Raised(StepError(f"submit: {error}", kind="Usage", usage=True))
+            return refused(error, "submit")
         asking = ask_submit(self._journal, strand, built, command.position)
         job_id = job_id_of(self._run, asking.key, built.spec.name)
         self.asked.add(job_id)

@@ -473,19 +473,7 @@ class Worker:
 
     def _keep(self, task: HeldTask, attempt: Attempt) -> None:
         """Decides what becomes of the task, for the next commit."""
-        claim = task.claim
-        memory = claim.memory_bytes if claim.memory_bytes is not None else task.need.memory or None
-        if attempt.failure is FailureClass.PREEMPTED:
-            finish = retry.requeue(attempt, tries=claim.tries, losses=claim.losses, requested_memory=claim.memory_bytes)
-        else:
-            finish = retry.decide(
-                attempt,
-                task.plan.spec.retry,
-                tries=claim.tries,
-                losses=claim.losses,
-                requested_memory=memory,
-                now_ms=attempt.ended_at_ms,
-            )
+        finish = retry.conclude(attempt, task.claim, task.plan.spec, attempt.ended_at_ms)
         self._finishes.append(finish)
         self._scratches.append(task.folder)
         if self._commit_at == NEVER:

@@ -84,18 +84,13 @@ class Claims:
                 changes,
             )
             connection.executemany("UPDATE jobs SET open = 0 WHERE sequence = ?", empty)
-        return [
-            Claim(
-                AttemptRef(job_id, index, attempt + 1),
-                token,
-                worker,
-                self._rows.task_spec(spec, params, job_id, index),
-                tries,
-                losses,
-                memory_bytes,
-            )
-            for job_id, token, (index, attempt, tries, losses, memory_bytes, spec, params) in taken
-        ]
+        return [self._claim(worker, job_id, token, row, started=1) for job_id, token, row in taken]
+
+    def _claim(self, worker: WorkerId, job_id: str, token: str, row: Any, *, started: int) -> Claim:
+        """A row of _COLUMNS as a claim; `started`: 1 where the row is from before this attempt was counted."""
+        index, attempt, tries, losses, memory_bytes, spec, params = row
+        ref = AttemptRef(job_id, index, attempt + started)
+        return Claim(ref, token, worker, self._rows.task_spec(spec, params, job_id, index), tries, losses, memory_bytes)
 
     def _take(self, connection: Connection, sequence: int, limit: int, now_ms: int) -> list[Any]:
         """The first `limit` tasks of a job that may start now, by index."""
@@ -191,18 +186,7 @@ class Claims:
             " JOIN specs AS s ON s.job = t.job AND s.idx = t.idx WHERE t.worker = ? AND t.state = 'claimed' ORDER BY t.job, t.idx",
             (worker,),
         )
-        return [
-            Claim(
-                AttemptRef(job_id, index, attempt),
-                token,
-                worker,
-                self._rows.task_spec(spec, params, job_id, index),
-                tries,
-                losses,
-                memory_bytes,
-            )
-            for job_id, token, index, attempt, tries, losses, memory_bytes, spec, params in rows
-        ]
+        return [self._claim(worker, row[0], row[1], row[2:], started=0) for row in rows]
 
 
 def _sequence(connection: Connection, job_id: str, known: dict[str, int | None]) -> int | None:

@@ -14,7 +14,7 @@ from sparkles.backends.local import process
 from sparkles.engine import attempt as files
 from sparkles.engine import outputs, retry
 from sparkles.errors import Conflict, NotFound
-from sparkles.model import Attempt, Claim, FailureClass, Finish, RetryPolicy, Worker
+from sparkles.model import Attempt, Claim, FailureClass, Finish, Worker
 from sparkles.ports import Blobs, Clock, JobStore
 
 GRACE_S = 2.0
@@ -149,22 +149,8 @@ def _settle(worker: Worker, how: str, jobs: JobStore, blobs: Blobs, clock: Clock
 
 
 def _finish(claim: Claim, record: Attempt, jobs: JobStore, now_ms: int) -> Finish:
-    memory = claim.memory_bytes
-    policy = RetryPolicy()
     try:
         spec = jobs.get_job(claim.ref.job).spec
-        policy = spec.retry
-        if memory is None:
-            memory = (claim.spec.resources or spec.resources).memory_bytes
     except NotFound:
-        pass  # deleted just now: the finish will be refused
-    if record.failure is FailureClass.PREEMPTED:
-        return retry.requeue(record, tries=claim.tries, losses=claim.losses, requested_memory=claim.memory_bytes)
-    return retry.decide(
-        record,
-        policy,
-        tries=claim.tries,
-        losses=claim.losses,
-        requested_memory=memory,
-        now_ms=record.ended_at_ms or now_ms,
-    )
+        spec = None  # deleted just now
+    return retry.conclude(record, claim, spec, record.ended_at_ms or now_ms)
