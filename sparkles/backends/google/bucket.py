@@ -1,0 +1,221 @@
+"""Objects of a bucket below the installation's prefix: put, get, list, delete. May import errors and failures.
+
+Surprise: the client retries for two minutes by itself without a word; here each call has its own limit and is tried again with the
+user told, as for Datastore.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import requests.adapters
+from google.api_core import exceptions as api_errors
+from google.auth import exceptions as auth_errors
+from google.cloud import storage  # type: ignore[attr-defined,unused-ignore]  # a namespace package
+
+from sparkles.backends.google.failures import translate
+from sparkles.errors import NotFound
+
+THREADS = 16
+"""Small objects are bound by the network's latency; more threads than this gain little on one machine."""
+
+CALL_S = 60.0
+PATIENCE_S = 300.0
+TOLD_AFTER_S = 5.0
+CHUNK_BYTES = 8 << 20
+_RETRYABLE = (429, 500, 502, 503, 504, 408)
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Bucket:
+    """One installation's objects. Names are relative to the prefix."""
+
+    def __init__(
+        self,
+        client: storage.Client,
+        name: str,
+        prefix: str,
+        *,
+        say: Callable[[str], None] = lambda line: None,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        self.name, self.prefix = name, prefix
+        self._say = say
+        self._patience_s = patience_s
+        self._client = client
+        # The default of 10 connections would drop and reopen them under more threads.
+        adapter = requests.adapters.HTTPAdapter(pool_connections=4, pool_maxsize=2 * THREADS)
+        client._http.mount("http://", adapter)
+        client._http.mount("https://", adapter)
+        self._bucket = client.bucket(name)
+        self.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="storage")
+        self._lock = threading.Lock()
+        self._troubled = False
+
+    def close(self) -> None:
+        """Ends its threads and connections."""
+        self.pool.shutdown(wait=False, cancel_futures=True)
+        self._client.close()
+
+    def url(self, name: str) -> str:
+        """gs://... for people."""
+        return f"gs://{self.name}/{self.prefix}{name}"
+
+    def check(self) -> None:
+        """Raises NotFound or BackendError where the bucket cannot be used."""
+        self._trying(lambda: self._page("", None, most=1), "")
+
+    def put(self, name: str, data: bytes, *, absent: bool = False) -> bool:
+        """Writes an object. With `absent` only where there is none; False where there was one."""
+
+        def call() -> bool:
+            blob = self._blob(name)
+            try:
+                blob.upload_from_string(
+                    data, "application/octet-stream", if_generation_match=0 if absent else None, timeout=CALL_S, retry=None
+                )
+            except api_errors.PreconditionFailed:
+                return False
+            return True
+
+        return self._trying(call, name)
+
+    def put_file(self, name: str, path: Path) -> bool:
+        """Writes a file's bytes to a new object; False where there was one."""
+
+        def call() -> bool:
+            blob = self._blob(name)
+            blob.chunk_size = CHUNK_BYTES
+            try:
+                blob.upload_from_filename(path, "application/octet-stream", if_generation_match=0, timeout=CALL_S, retry=None)
+            except api_errors.PreconditionFailed:
+                return False
+            return True
+
+        return self._trying(call, name)
+
+    def get(self, name: str, *, start: int = 0, end: int | None = None) -> bytes:
+        """The bytes from `start` to before `end`. Raises NotFound."""
+        if end is not None and end <= start:
+            return b""
+
+        def call() -> bytes:
+            last = None if end is None else end - 1
+            try:
+                found: bytes = self._blob(name).download_as_bytes(
+                    start=start or None, end=last, raw_download=True, timeout=CALL_S, retry=None
+                )
+            except api_errors.RequestRangeNotSatisfiable:
+                return b""
+            return found
+
+        return self._trying(call, name)
+
+    def get_file(self, name: str, path: Path) -> None:
+        """Writes the object's bytes to `path`. Raises NotFound, OSError."""
+
+        def call() -> None:
+            with open(path, "wb") as file:
+                self._blob(name).download_to_file(file, raw_download=True, timeout=CALL_S, retry=None, checksum="crc32c")
+
+        self._trying(call, name)
+
+    def size(self, name: str) -> int | None:
+        """Bytes of the object; None where there is none."""
+
+        def call() -> int | None:
+            blob = self._bucket.get_blob(self.prefix + name, timeout=CALL_S, retry=None)
+            return None if blob is None else int(blob.size)
+
+        return self._trying(call, name)
+
+    def listing(self, below: str) -> Iterator[tuple[str, int, float]]:
+        """(name, bytes, when it was written in seconds since the epoch) of the objects whose names begin with `below`, in order."""
+        token: str | None = None
+        while True:
+            page, token = self._trying(functools.partial(self._page, below, token), below)
+            yield from page
+            if token is None:
+                return
+
+    def _page(self, below: str, token: str | None, most: int | None = None) -> tuple[list[tuple[str, int, float]], str | None]:
+        found = self._client.list_blobs(
+            self._bucket,
+            prefix=self.prefix + below,
+            page_token=token,
+            max_results=most,
+            fields="items(name,size,updated),nextPageToken",
+            timeout=CALL_S,
+            retry=None,
+        )
+        page = next(found.pages, ())
+        cut = len(self.prefix)
+        items = [(blob.name[cut:], int(blob.size or 0), blob.updated.timestamp() if blob.updated else 0.0) for blob in page]
+        return items, found.next_page_token
+
+    def delete(self, names: Iterable[str]) -> int:
+        """Removes objects in parallel; those that are gone already count not. Returns how many were removed."""
+        return sum(self.each(self._delete, names))
+
+    def _delete(self, name: str) -> bool:
+        try:
+            self._trying(lambda: self._blob(name).delete(timeout=CALL_S, retry=None), name)
+        except NotFound:
+            return False
+        return True
+
+    def each(self, act: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """`act` of each item, in parallel, in order."""
+        return self.pool.map(act, items)
+
+    def _blob(self, name: str) -> Any:
+        return self._bucket.blob(self.prefix + name)
+
+    def _trying(self, call: Callable[[], R], name: str) -> R:
+        began = time.monotonic()
+        pause = 0.1
+        while True:
+            try:
+                answer = call()
+            except (api_errors.GoogleAPICallError, auth_errors.GoogleAuthError, requests.RequestException) as error:
+                waited = time.monotonic() - began
+                if not _can_help(error) or waited + pause > self._patience_s:
+                    raise translate(error, f"Cloud Storage: gs://{self.name}/{self.prefix}{name}", self.name) from error
+                if waited > TOLD_AFTER_S:
+                    self._tell(troubled=True, why=str(error)[:200])
+                time.sleep(random.uniform(pause / 2, pause))  # noqa: S311  a pause, no secret
+                pause = min(2 * pause, 5.0)
+                continue
+            if self._troubled:
+                self._tell(troubled=False)
+            return answer
+
+    def _tell(self, *, troubled: bool, why: str = "") -> None:
+        with self._lock:
+            if troubled == self._troubled:
+                return
+            self._troubled = troubled
+        if troubled:
+            self._say(
+                f"Cloud Storage does not answer ({why}); trying for up to {self._patience_s:g} s. Nothing is lost meanwhile."
+            )
+        else:
+            self._say("Cloud Storage answers again")
+
+
+def _can_help(error: Exception) -> bool:
+    """Whether the same call can succeed later."""
+    if isinstance(error, api_errors.GoogleAPICallError):
+        return error.code in _RETRYABLE
+    if isinstance(error, auth_errors.GoogleAuthError):
+        return isinstance(error, auth_errors.TransportError)
+    return isinstance(error, requests.ConnectionError | requests.Timeout)
