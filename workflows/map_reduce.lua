@@ -12,7 +12,7 @@ local p = params {
   keep = { doc = "what to keep of each map task: a name or a pattern" },
   reduce = { doc = "what runs once, over parts/*/NAME" },
   output = { doc = "what to keep of the reduce task: a name or a pattern" },
-  dest = { default = "map_reduce", doc = "the folder to which the output is brought" },
+  dest = { default = "reduced", doc = "the folder to which the output is brought" },
 }
 
 local list = shell('for f in ' .. p.files .. '; do [ -f "$f" ] && printf "%s\\n" "$f"; done; true').stdout
