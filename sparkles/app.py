@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sparkles.backends.local.fleet import ProcessFleet
     from sparkles.engine.commands import Program
     from sparkles.engine.submitting import Submitter
+    from sparkles.lua.declared import Refusal
     from sparkles.ports import Blobs, JobStore, Notifier, RunStore
     from sparkles.rehearse import Rehearsal
 
@@ -171,6 +172,8 @@ class App:
             source = path.read_bytes()
         except OSError as error:
             raise UsageError(f"{script}: cannot be read: {error.strerror}") from None
+        if mistakes := self.refusal(script, args, lambda: interrupts.level > 0):
+            raise mistakes
         self.recover(report)
         run: Run | None = None
         if not new and fork is None:
@@ -201,6 +204,13 @@ class App:
             run, path, script, args, report, interrupts, cache=cache, frozen=frozen, keep_failed=keep_failed, rerun=again
         )
         return run.id
+
+    def refusal(self, script: str, args: dict[str, str], interrupted: Callable[[], bool] = lambda: False) -> Refusal | None:
+        """What a workflow's `params{...}` has against these parameters, if anything; no run begins and nothing is stored."""
+        from sparkles.lua.declared import refusal
+
+        path, _ = self.scripts.find(script)
+        return refusal(path, script, self.scripts.module_folders(path), args, interrupted)
 
     def plan(
         self, script: str, args: dict[str, str], *, new: bool = False, cache: bool = True, frozen: bool = False

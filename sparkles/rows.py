@@ -64,6 +64,11 @@ def parse_csv(
         rows.append(record)
 
 
+def typed(kind: str, text: str) -> Json:
+    """A text as a "string", "number", "integer" or "boolean". Raises ValueError with what was expected and what was found."""
+    return _CONVERT[kind](text)
+
+
 def format_csv(rows: Sequence[Mapping[str, Json]], columns: Iterable[str] | None = None) -> bytes:
     """A CSV file with a header: `columns` first, then every other key in the order of its first appearance.
 
@@ -233,7 +238,10 @@ def _number(text: str) -> Json:
 
 
 def _integer(text: str) -> Json:
-    value = _number(text)
+    try:
+        value = _number(text)
+    except ValueError:
+        raise ValueError(f"expected an integer, found {_found(text)}") from None
     if isinstance(value, float):
         if not math.isfinite(value) or not value.is_integer():
             raise ValueError(f"expected an integer, found {_found(text)}")

@@ -72,7 +72,7 @@ def test_a_csv_gives_a_run_for_each_row_and_a_failed_one_does_not_stop_the_other
 @pytest.mark.parametrize(
     ("arguments", "files", "message"),
     [
-        (["-p", "n=x"], {}, "w.lua:4: params: -p n=x: expected integer"),
+        (["-p", "n=x"], {}, "w.lua:4: params: -p n=x: expected an integer, found 'x'"),
         ([], {}, "w.lua:4: params: 'n' (how many) has no value; give it with -p n=..."),
         (["-p", "n=1", "-p", "alhpa=2"], {}, "-p alhpa=2: unknown parameter. Did you mean 'alpha'?"),
         (["-p", "n=1", "-p", "mode=quick"], {}, "-p mode=quick: expected one of fast, slow"),
@@ -90,3 +90,4 @@ def test_mistakes_get_a_sentence(project, arguments, files, message):
     for name, text in files.items():
         project.write(name, text)
     assert message in project.run("run", "w.lua", *arguments, code=2).stderr
+    assert project.json("runs") == [], "no run began"
