@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from msgspec.structs import replace
 
 from sparkles.backends import messages
-from sparkles.backends.hosts import may_hold
+from sparkles.backends.memory_workers import MemoryWorkers
 from sparkles.model import (
     Attempt,
     AttemptRef,
@@ -32,7 +32,7 @@ from sparkles.ports import FailureGroup, JobStore, Outcome
 from sparkles.states import check_task
 
 
-class MemoryJobStore:
+class MemoryJobStore(MemoryWorkers):
     """See ports.JobStore."""
 
     def __init__(self) -> None:
@@ -361,49 +361,6 @@ class MemoryJobStore:
             losses=task.losses,
             memory_bytes=task.memory_bytes,
         )
-
-    # Workers
-
-    def enter_worker(self, worker: Worker) -> None:
-        """See ports.JobStore."""
-        with self._lock:
-            self._workers[worker.id] = worker
-
-    def beat_worker(self, worker: WorkerId, *, waiting: bool) -> bool:
-        """See ports.JobStore."""
-        with self._lock:
-            row = self._workers.get(worker)
-            if row is None:
-                return False
-            self._workers[worker] = replace(row, beat=row.beat + 1, waiting=waiting)
-            return True
-
-    def leave_worker(self, worker: WorkerId) -> None:
-        """See ports.JobStore. Raises Conflict where it still holds claims: without the row nobody could recover them."""
-        with self._lock:
-            held = self.held_tokens(worker)
-            if held:
-                raise messages.worker_holds(worker, len(held))
-            self._workers.pop(worker, None)
-
-    def list_workers(self) -> list[Worker]:
-        """See ports.JobStore."""
-        with self._lock:
-            return list(self._workers.values())
-
-    def reserve(self, worker: WorkerId, *, cpu: float, memory_bytes: int, total_cpu: float, total_memory_bytes: int) -> bool:
-        """See ports.JobStore."""
-        with self._lock:
-            row = self._workers.get(worker)
-            if row is None:
-                return False
-            others = [w for w in self._workers.values() if w.id != worker and w.process.host == row.process.host]
-            held_by_others = sum(other.cpu for other in others), sum(other.memory_bytes for other in others)
-            held, wanted = (row.cpu, row.memory_bytes), (cpu, memory_bytes)
-            if not may_hold(held, wanted, held_by_others, (total_cpu, total_memory_bytes)):
-                return False
-            self._workers[worker] = replace(row, cpu=cpu, memory_bytes=memory_bytes)
-            return True
 
 
 _STORE: JobStore = MemoryJobStore()

@@ -389,7 +389,7 @@ class Worker:
             if len(self._plans) >= _PLANS:
                 self._plans.clear()
             plan = self._plans[job] = Plan(self._jobs.get_job(job).spec, job, self._row.id, self._environ)
-            if plan.spec.max_failures is not None:
+            if plan.spec.max_failures is not None and job not in self._failed:
                 self._failed[job] = self._jobs.count_tasks(job).failed
         return plan
 
@@ -552,22 +552,24 @@ class Worker:
         """Whether another task of a job may start. False while tasks that could be its last failures are looked after; and where it has
         too many: then its claims are gone from the queue."""
         unjudged = sum(1 for task in self._busy.values() if task.handle and task.claim.ref.job == job)
-        if self._failed.get(job, 0) + unjudged <= limit:
-            return True
-        return not unjudged and not self._limit_failures(job)
+        if not unjudged and self._failed.get(job, 0) > limit:
+            self._limit_failures(job)  # which counts again: after a reset there are fewer
+        return self._failed.get(job, 0) + unjudged <= limit
 
-    def _limit_failures(self, job: str) -> bool:
-        """Whether a job has more failures than it may: then what was claimed of it and is not started is given back, which cancels it."""
+    def _limit_failures(self, job: str) -> None:
+        """Counts a job's failures; where there are more than it may have, what was claimed of it and is not started is given back, which
+        cancels it."""
         try:
-            self._failed[job] = failed = self._jobs.count_tasks(job).failed
+            failed = self._jobs.count_tasks(job).failed
             limit = self._jobs.get_job(job).spec.max_failures
         except NotFound:
-            return False  # deleted just now, so that it has no claims
+            return  # deleted just now, so that it has no claims
+        unrecorded = sum(1 for each in self._finishes if each.state is TaskState.FAILED and each.attempt.ref.job == job)
+        self._failed[job] = failed + unrecorded
         if limit is None or failed <= limit:
-            return False
+            return
         self._jobs.release([claim for claim in self._queue if claim.ref.job == job])
         self._requeue(claim for claim in self._queue if claim.ref.job != job)
         for task in self._busy.values():
             if not task.handle and task.claim.ref.job == job:
                 self._end(task, FailureClass.CANCELLED)
-        return True

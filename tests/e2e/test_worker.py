@@ -316,7 +316,7 @@ def test_only_what_was_started_counts_as_running(place):
     assert counts.claimed > 10
     place.running(job, 1)
     place.running(job, 2)
-    assert place.jobs.count_tasks(job).running == 2
+    until(lambda: place.jobs.count_tasks(job).running == 2)
 
 
 # Order, pace and sharing
