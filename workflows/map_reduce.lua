@@ -1,7 +1,7 @@
 -- Runs a command for each of many files, then one command over everything that came out.
 --
---     sparkles run map_reduce -p 'files=logs/*.txt' -p 'map=wc -w < {^file} > count' -p keep=count \
---       -p 'reduce=cat parts/*/count > total' -p output=total
+--     sparkles run map_reduce --files 'logs/*.txt' --map 'wc -w < {^file} > count' --keep count \
+--       --reduce 'cat parts/*/count > total' --output total
 --
 -- The map command finds its file as {^file}. The reduce command finds what the n-th one left as parts/n/NAME, and what it leaves
 -- is brought to a folder. A changed file runs one map task and the reduce task again.

@@ -9,6 +9,7 @@ import click
 
 from sparkles.cli import render
 from sparkles.cli.arguments import RUN, WORKFLOW, pairs
+from sparkles.cli.parameters import PARAMETER, WorkflowCommand
 from sparkles.errors import RunFailed
 
 if TYPE_CHECKING:
@@ -19,9 +20,18 @@ if TYPE_CHECKING:
 _STYLES = {"reused": "dim", "would run": "yellow", "unknown": "cyan"}
 
 
-@click.command(epilog="Example:  sparkles plan workflow.lua -p alpha=0.5")
+@click.command(cls=WorkflowCommand, epilog="Example:  sparkles plan workflow.lua --alpha 0.5")
 @click.argument("workflow", type=WORKFLOW)
-@click.option("-p", "--param", "params", metavar="KEY=VALUE", multiple=True, callback=pairs, help="A parameter of the script.")
+@click.option(
+    "-p",
+    "--param",
+    "params",
+    metavar="KEY=VALUE",
+    type=PARAMETER,
+    multiple=True,
+    callback=pairs,
+    help="A parameter of the script; --KEY VALUE behind WORKFLOW is the same.",
+)
 @click.option("--new", is_flag=True, help="As if another run were begun, whatever is unfinished.")
 @click.option("--no-cache", is_flag=True, help="As if no task's result were reused.")
 @click.option("--frozen", is_flag=True, help="As if reads kept what was recorded, though files changed.")

@@ -158,7 +158,7 @@ def test_each_is_short_and_says_what_it_is(project: Project) -> None:
     for name, each in listed.items():
         assert len((ROOT / "workflows" / f"{name}.lua").read_text().splitlines()) < 80
         assert each["doc"].endswith(".")
-        assert f"sparkles run {name} -p " in each["description"]
+        assert f"sparkles run {name} --" in each["description"]
         assert [parameter["name"] for parameter in each["parameters"] if not parameter["doc"]] == []
 
 
@@ -166,7 +166,7 @@ def test_one_workflow_is_described_whole(project: Project) -> None:
     """With a name: the comment at its top, and its parameters; a script of one's own too."""
     told = project.run("workflows", "sweep").stdout
     assert "Add rows to the file and run again" in told
-    assert re.search(r"-p csv= +string +required +the parameters, one task a row", told)
+    assert re.search(r"--csv +string +required +the parameters, one task a row", told)
     project.write("own.lua", "-- Mine.\nlocal n = now()\nlocal p = params{a = {}}\n")
     assert project.json("workflows", "own.lua")[0]["parameters"] is None
     project.write(
