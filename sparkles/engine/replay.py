@@ -61,6 +61,16 @@ def decide_read(path: str, recorded: Digest | None, present: Digest | None, expl
     return Execute("changed", f"{path} changed since this run read it; the new content is used (--frozen keeps the recorded)")
 
 
+def decide_exists(path: str, recorded: bool | None, present: bool, frozen: bool) -> Reuse | Execute:
+    """A look whether a file exists; `recorded` is what it found then, None where it is not recorded."""
+    if recorded is None:
+        return Execute("never ran")
+    if recorded == present or frozen:
+        return Reuse()
+    how = "exists now" if present else "is gone"
+    return Execute(how, f"{path} {how}, unlike when this run first looked")
+
+
 def decide_write(path: str, written: Digest, present: Digest | None, later: Iterable[Digest]) -> Reuse | Execute:
     """A recorded write whose file may have changed: written again where it is missing, left alone where it differs.
 
