@@ -220,21 +220,15 @@ class App:
         Raises:
             WorkflowError: The script is wrong.
         """
+        from sparkles.engine import selecting
+
         path, identity = self.scripts.find(script)
         canonical = digest.canonical(args)
         same = self.runs.list_runs(workflow=identity, args=canonical, limit=1)
         resumes = bool(same) and same[0].state is not RunState.SUCCEEDED and not new
         run = same[0] if resumes else Run(RunId("r-planned"), identity, canonical, RunState.RUNNING, 0)
         options = self._options(cache=cache, frozen=frozen)
-        return self._rehearse(path, script, run, self._earlier(run), args, options), resumes
-
-    def _earlier(self, run: Run) -> Run | None:
-        """The run that a plan of `run` compares with: the newest that succeeded, else the newest; one with the same parameters first."""
-        for args in (run.args, None):
-            others = [each for each in self.runs.list_runs(workflow=run.workflow, args=args) if each.id != run.id]
-            if others:
-                return next((each for each in others if each.state is RunState.SUCCEEDED), others[0])
-        return None
+        return self._rehearse(path, script, run, selecting.earlier(self.runs, run), args, options), resumes
 
     def replay(self, run_id: RunId, script: str | None = None) -> Rehearsal:
         """Runs a script (default: the run's own) against the record of a run, up to the first thing that is not recorded."""
