@@ -110,9 +110,6 @@ class RunStore(Protocol):
     def last_sequence(self, run_id: RunId) -> int:
         """The greatest sequence, 0 where there are no steps."""
 
-    def followed(self, run_id: RunId, strand: str, sequence: int) -> bool:
-        """Whether that strand recorded a step after `sequence`: the script went on past it."""
-
 
 class Outcome(Value, frozen=True):
     """A task with what it was asked and how it went, as results are shown: `attempt` is that of `task.origin`."""

@@ -117,7 +117,7 @@ class PlanSession:
         """Why a step runs: what the journal says of it, or how it differs from the recorded one that is most like it."""
         recorded = asking.recorded
         if recorded is not None:
-            decision = decide(recorded, self.journal.followed(recorded))
+            decision = decide(recorded, self.journal.passed(recorded))
             return ("" if isinstance(decision, Reuse) else f"it {decision.why}"), ()
         if self._earlier is not None and self._earlier.step(asking.key) is not None:
             return "it runs in every new run", ()

@@ -26,19 +26,19 @@ class Execute(msgspec.Struct, frozen=True):
     notice: str = ""
 
 
-def decide(step: Step | None, followed: bool) -> Reuse | Execute:
+def decide(step: Step | None, passed: bool) -> Reuse | Execute:
     """The general rule.
 
     Args:
         step: What is recorded under the key, or None.
-        followed: Whether the strand recorded a later step; looked at for errors only. An error that the script went on past was
-            caught and replays as it was; the one that ended the run is tried again.
+        passed: Whether the script went on past it; looked at for errors only. Such an error was caught and replays as it was; the
+            one that ended the run is tried again.
     """
     if step is None:
         return Execute("never ran")
     if step.state is StepState.STARTED:
         return Execute("was interrupted")
-    if step.error and not followed:
+    if step.error and not passed:
         return Execute("ended the run")
     return Reuse()
 
