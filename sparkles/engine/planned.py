@@ -66,16 +66,16 @@ class PlanJournal(Journal):
         self.answered: set[StepKey] = set()
         """The recorded steps that the script asked for."""
 
-    def ask(self, strand: str, kind: str, arguments: Json, position: str) -> Asking:
+    def ask(self, strand: str, kind: str, arguments: Json, position: str, *, begun: bool = False) -> Asking:
         """See Journal."""
-        asking = super().ask(strand, kind, arguments, position)
+        asking = super().ask(strand, kind, arguments, position, begun=begun)
         if asking.recorded is not None:
             self.answered.add(asking.key)
         return asking
 
-    def followed(self, step: Step) -> bool:
+    def passed(self, step: Step) -> bool:
         """See Journal."""
-        return self._as_recorded or super().followed(step)
+        return self._as_recorded or super().passed(step)
 
     def start(self, asking: Asking, value: Json = None) -> None:
         """Does nothing."""
