@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sparkles.backends.local.fleet import ProcessFleet
     from sparkles.engine.commands import Program
     from sparkles.engine.submitting import Submitter
+    from sparkles.lua.declared import Refusal
     from sparkles.ports import Blobs, JobStore, Notifier, RunStore
     from sparkles.rehearse import Rehearsal
 
@@ -171,6 +172,8 @@ class App:
             source = path.read_bytes()
         except OSError as error:
             raise UsageError(f"{script}: cannot be read: {error.strerror}") from None
+        if mistakes := self.refusal(script, args, lambda: interrupts.level > 0):
+            raise mistakes
         self.recover(report)
         run: Run | None = None
         if not new and fork is None:
@@ -202,6 +205,13 @@ class App:
         )
         return run.id
 
+    def refusal(self, script: str, args: dict[str, str], interrupted: Callable[[], bool] = lambda: False) -> Refusal | None:
+        """What a workflow's `params{...}` has against these parameters, if anything; no run begins and nothing is stored."""
+        from sparkles.lua.declared import refusal
+
+        path, _ = self.scripts.find(script)
+        return refusal(path, script, self.scripts.module_folders(path), args, interrupted)
+
     def plan(
         self, script: str, args: dict[str, str], *, new: bool = False, cache: bool = True, frozen: bool = False
     ) -> tuple[Rehearsal, bool]:
@@ -210,14 +220,15 @@ class App:
         Raises:
             WorkflowError: The script is wrong.
         """
+        from sparkles.engine import selecting
+
         path, identity = self.scripts.find(script)
         canonical = digest.canonical(args)
         same = self.runs.list_runs(workflow=identity, args=canonical, limit=1)
         resumes = bool(same) and same[0].state is not RunState.SUCCEEDED and not new
         run = same[0] if resumes else Run(RunId("r-planned"), identity, canonical, RunState.RUNNING, 0)
-        others = same or self.runs.list_runs(workflow=identity, limit=1)
         options = self._options(cache=cache, frozen=frozen)
-        return self._rehearse(path, script, run, others[0] if others else None, args, options), resumes
+        return self._rehearse(path, script, run, selecting.earlier(self.runs, run), args, options), resumes
 
     def replay(self, run_id: RunId, script: str | None = None) -> Rehearsal:
         """Runs a script (default: the run's own) against the record of a run, up to the first thing that is not recorded."""

@@ -283,7 +283,7 @@ class Job(Value, frozen=True):
 
 
 class Counts(Value, frozen=True):
-    """Tasks of a job by state; `reused` are among `succeeded`."""
+    """Tasks of a job by state; `reused` are among `succeeded`, and `running` among `claimed`: a worker claims some ahead of time."""
 
     pending: int = 0
     claimed: int = 0
@@ -291,6 +291,7 @@ class Counts(Value, frozen=True):
     failed: int = 0
     cancelled: int = 0
     reused: int = 0
+    running: int = 0
 
     @property
     def total(self) -> int:
@@ -301,7 +302,7 @@ class Counts(Value, frozen=True):
         return self.succeeded + self.failed + self.cancelled
 
     def by_state(self) -> dict[str, int]:
-        """As scripts and `--json` see them: tasks by state, and how many of the succeeded are reused."""
+        """As scripts and `--json` see them: tasks by state, how many of the succeeded are reused, and how many of the claimed run."""
         return {name: getattr(self, name) for name in self.__struct_fields__}
 
     @property

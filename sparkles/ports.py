@@ -110,9 +110,6 @@ class RunStore(Protocol):
     def last_sequence(self, run_id: RunId) -> int:
         """The greatest sequence, 0 where there are no steps."""
 
-    def followed(self, run_id: RunId, strand: str, sequence: int) -> bool:
-        """Whether that strand recorded a step after `sequence`: the script went on past it."""
-
 
 class Outcome(Value, frozen=True):
     """A task with what it was asked and how it went, as results are shown: `attempt` is that of `task.origin`."""
@@ -211,9 +208,6 @@ class JobStore(Protocol):
         """Cancels pending and claimed tasks (all, or these) and invalidates their tokens; workers notice and end the programs.
         Returns how many."""
 
-    def cancel_pending(self, job_id: str, reason: str) -> int:
-        """Cancels pending tasks only; claimed ones go on. Returns how many."""
-
     def reset_tasks(self, job_id: str, states: Collection[TaskState], indexes: Collection[int] | None = None) -> int:
         """Puts ended tasks in one of `states` back to pending with a fresh budget; claimed ones are never touched. Returns how many."""
 
@@ -229,8 +223,13 @@ class JobStore(Protocol):
     def next_due_ms(self, pool: str) -> int | None:
         """The least `not_before_ms` of the pool's pending, unheld tasks; None where none is pending."""
 
-    def finish(self, finishes: Sequence[Finish]) -> list[bool]:
-        """Ends claims in one transaction. An element is False where the token is not current: that one was not recorded."""
+    def finish(self, finishes: Sequence[Finish], started: Sequence[Claim] = ()) -> list[bool]:
+        """Ends claims in one transaction. An element is False where the token is not current: that one was not recorded.
+
+        The programs of the claims `started` run: they are counted as running from now on. Where a job has more failed tasks than its
+        `max_failures`, what is pending of it is cancelled in the same transaction, and so is what goes back to pending later, here or by
+        `release`; claimed tasks go on.
+        """
 
     def release(self, claims: Sequence[Claim]) -> int:
         """Gives back claims whose program was never started: the attempt's number is free again. Returns how many were current."""

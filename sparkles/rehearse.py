@@ -12,7 +12,8 @@ import msgspec
 
 from sparkles.engine import results
 from sparkles.engine.commands import Ended
-from sparkles.engine.planning import REUSED, Planned, PlanSession
+from sparkles.engine.planned import REUSED, Planned
+from sparkles.engine.planning import PlanSession
 from sparkles.engine.session import Options, Ports
 from sparkles.engine.strands import Stuck, run_strands
 from sparkles.errors import WorkflowError
@@ -30,7 +31,8 @@ class Script(msgspec.Struct, frozen=True):
 
 class Rehearsal(msgspec.Struct, frozen=True):
     """How a rehearsal went. `complete`: the script came to its end; `error` is what it ended with. `diverged` is the first step that
-    was asked for and is not recorded, where the rehearsal was to stop at it."""
+    was asked for and is not recorded, where the rehearsal was to stop at it. `not_asked`: kind and position of the recorded steps that a
+    script which came to its end did not ask for."""
 
     run: str
     steps: tuple[Planned, ...]
@@ -38,6 +40,7 @@ class Rehearsal(msgspec.Struct, frozen=True):
     error: str = ""
     position: str = ""
     diverged: Planned | None = None
+    not_asked: tuple[tuple[str, str], ...] = ()
 
 
 class _Diverged(Exception):
@@ -51,7 +54,7 @@ def rehearse(
 
     Args:
         previous: A run to compare with where something is not recorded.
-        strict: Stop at the first step that is not answered from the record.
+        strict: Stop at the first step that is not answered from the record; whatever is recorded stands, the error that ended the run too.
 
     Raises:
         WorkflowError: The script is wrong, as `run` would find it.
@@ -67,7 +70,7 @@ def rehearse(
             raise _Diverged
         steps.append(planned)
 
-    session = PlanSession(run, previous, ports, options, tell)
+    session = PlanSession(run, previous, ports, options, tell, as_recorded=strict)
     program = ScriptHost(
         script.path,
         shown_as=script.shown_as,
@@ -81,12 +84,13 @@ def rehearse(
     if ended is None:
         return Rehearsal(run.id, tuple(steps), False, diverged=diverged[0] if diverged else None)
     error = ended.error
+    not_asked = tuple(session.not_asked())
     if error is None:
-        return Rehearsal(run.id, tuple(steps), True)
+        return Rehearsal(run.id, tuple(steps), True, not_asked=not_asked)
     position = str(error.fields.get("position") or ended.position)
     if error.usage:
         raise WorkflowError(error.message, position, ended.traceback)
-    return Rehearsal(run.id, tuple(steps), True, error.message, position)
+    return Rehearsal(run.id, tuple(steps), True, error.message, position, not_asked=not_asked)
 
 
 def _to_the_end(execute: Callable[[], Ended]) -> Ended | None:

@@ -10,7 +10,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -40,17 +40,23 @@ def parse_csv(
     Raises:
         RowsError: With `source:line`, the line on which the record begins.
     """
+    return [row for _, row in numbered_csv(data, source, types=types, delimiter=delimiter)]
+
+
+def numbered_csv(
+    data: bytes, source: str, *, types: Mapping[str, str] | None = None, delimiter: str | None = None
+) -> Iterator[tuple[int, dict[str, Json]]]:
+    """The rows as `parse_csv` gives them, each with the line on which it begins."""
     text = _decode(data, source)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(source, delimiter), strict=True)
     header, line = _header(reader, source)
     converts = _converters(types or {}, header, f"{source}:{line}")
-    rows: list[dict[str, Json]] = []
     width = len(header)
     while True:
         line = reader.line_num + 1
         row = _next(reader, f"{source}:{line}")
         if row is None:
-            return rows
+            return
         if len(row) != width:
             if not row or (len(row) == 1 and not row[0].strip()):
                 continue
@@ -61,7 +67,12 @@ def parse_csv(
                 record[column] = convert(record[column])
             except ValueError as error:
                 raise RowsError(f"column {column}: {error}", f"{source}:{line}") from None
-        rows.append(record)
+        yield line, record
+
+
+def typed(kind: str, text: str) -> Json:
+    """A text as a "string", "number", "integer" or "boolean". Raises ValueError with what was expected and what was found."""
+    return _CONVERT[kind](text)
 
 
 def format_csv(rows: Sequence[Mapping[str, Json]], columns: Iterable[str] | None = None) -> bytes:
@@ -233,7 +244,10 @@ def _number(text: str) -> Json:
 
 
 def _integer(text: str) -> Json:
-    value = _number(text)
+    try:
+        value = _number(text)
+    except ValueError:
+        raise ValueError(f"expected an integer, found {_found(text)}") from None
     if isinstance(value, float):
         if not math.isfinite(value) or not value.is_integer():
             raise ValueError(f"expected an integer, found {_found(text)}")

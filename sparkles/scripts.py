@@ -34,17 +34,17 @@ class Scripts:
     def find(self, script: str) -> tuple[Path, str]:
         """The script's file and what identifies it: its path from the project root, or `workflows:NAME` for a ready one.
 
-        Raises UsageError where there is none, or where it is a folder.
+        Raises UsageError where there is none. A folder is no script: it does not hide a ready workflow of its name.
         """
         path = Path(os.path.normpath(Path.cwd() / os.path.expanduser(script)))
-        if path.is_dir():
-            raise UsageError(f"{script}: a folder, not a workflow; name a .lua file in it")
         if path.is_file():
             root = self._root
             return path, path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+        if script in self.ready():
+            return self.ready_folder / f"{script}.lua", f"workflows:{script}"
+        if path.is_dir():
+            raise UsageError(f"{script}: a folder, not a workflow; name a .lua file in it")
         if "/" not in script and not script.endswith(".lua"):
-            if script in self.ready():
-                return self.ready_folder / f"{script}.lua", f"workflows:{script}"
             known = self.ready()
             listed = f" (ready workflows: {', '.join(known)})" if known else ""
             raise UsageError(f"{script}: no such file and no ready workflow{listed}.{did_you_mean(script, known)}")

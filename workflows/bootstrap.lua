@@ -1,6 +1,6 @@
 -- Computes a statistic of many resamples and reports its mean, spread and interval.
 --
---     sparkles run bootstrap -p 'command=python3 resample.py data.csv {seed}' -p files=resample.py,data.csv -p statistic=mean
+--     sparkles run bootstrap --command 'python3 resample.py data.csv {seed}' --files resample.py,data.csv --statistic mean
 --
 -- Each task draws its own resample from {seed}, which counts from 1, and writes the statistic into its results.json. Ask for more
 -- resamples later and only the new ones are computed.

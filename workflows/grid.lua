@@ -1,6 +1,6 @@
 -- Runs a command for every combination of values and writes a table of what came out.
 --
---     sparkles run grid -p 'lists=alpha=0.1,1,10; seed=1..5' -p 'command=python3 fit.py {alpha} {seed}' -p files=fit.py
+--     sparkles run grid --lists 'alpha=0.1,1,10; seed=1..5' --command 'python3 fit.py {alpha} {seed}' --files fit.py
 --
 -- `lists` names each parameter with its values, separated by commas; `1..5` stands for 1,2,3,4,5.
 

@@ -1,6 +1,6 @@
 -- Successive halving: tries every setting cheaply, stops the losers, and gives the others more, until one is left.
 --
---     sparkles run halving -p csv=settings.csv -p 'command=python3 train.py {rate} --epochs {budget}' -p files=train.py -p metric=loss
+--     sparkles run halving --csv settings.csv --command 'python3 train.py {rate} --epochs {budget}' --files train.py --metric loss
 --
 -- The command gets the columns of the file and {budget}, which grows from round to round. Each task writes its metric into its
 -- results.json.

@@ -1,7 +1,7 @@
 -- Runs a command for each of many files, then one command over everything that came out.
 --
---     sparkles run map_reduce -p 'files=logs/*.txt' -p 'map=wc -w < {^file} > count' -p keep=count \
---       -p 'reduce=cat parts/*/count > total' -p output=total
+--     sparkles run map_reduce --files 'logs/*.txt' --map 'wc -w < {^file} > count' --keep count \
+--       --reduce 'cat parts/*/count > total' --output total
 --
 -- The map command finds its file as {^file}. The reduce command finds what the n-th one left as parts/n/NAME, and what it leaves
 -- is brought to a folder. A changed file runs one map task and the reduce task again.
@@ -12,7 +12,7 @@ local p = params {
   keep = { doc = "what to keep of each map task: a name or a pattern" },
   reduce = { doc = "what runs once, over parts/*/NAME" },
   output = { doc = "what to keep of the reduce task: a name or a pattern" },
-  dest = { default = "map_reduce", doc = "the folder to which the output is brought" },
+  dest = { default = "reduced", doc = "the folder to which the output is brought" },
 }
 
 local list = shell('for f in ' .. p.files .. '; do [ -f "$f" ] && printf "%s\\n" "$f"; done; true').stdout

@@ -10,7 +10,7 @@ test("what the map tasks leave is what the reduce task finds", function()
   local parts = {}
   for i, file in ipairs(run:job("reduce").tasks[1].files) do parts[i] = file.dst end
   expect(parts):equals { "parts/1/count", "parts/2/count" }
-  expect(run.logs[2]):equals("2 files reduced; the output is in map_reduce/1")
+  expect(run.logs[2]):equals("2 files reduced; the output is in reduced/1")
 end)
 
 test("no file is a mistake", function()

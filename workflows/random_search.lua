@@ -1,7 +1,7 @@
 -- Tries settings drawn at random and reports the best one.
 --
---     sparkles run random_search -p 'space=alpha=0.001..10 log; depth=2..8' -p trials=40 \
---       -p 'command=python3 fit.py {alpha} {depth}' -p files=fit.py -p metric=loss
+--     sparkles run random_search --space 'alpha=0.001..10 log; depth=2..8' --trials 40 \
+--       --command 'python3 fit.py {alpha} {depth}' --files fit.py --metric loss
 --
 -- `space` names each parameter with its range; between whole numbers whole numbers are drawn. `log` draws evenly by magnitude, and
 -- `a,b,c` draws one of these. A resumed run keeps what it drew. Each task writes its metric into its results.json.

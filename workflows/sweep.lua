@@ -1,6 +1,6 @@
 -- Runs a command for each row of a CSV file and writes a table of what came out.
 --
---     sparkles run sweep -p csv=p.csv -p 'command=python3 fit.py {alpha}' -p files=fit.py
+--     sparkles run sweep --csv p.csv --command 'python3 fit.py {alpha}' --files fit.py
 --
 -- Columns of the file are placeholders of the command. The table has a row for each task: its parameters, and the fields of
 -- its results.json. Add rows to the file and run again: only the new ones are computed.

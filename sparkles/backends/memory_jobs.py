@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from msgspec.structs import replace
 
 from sparkles.backends import messages
-from sparkles.backends.hosts import may_hold
+from sparkles.backends.memory_workers import MemoryWorkers
 from sparkles.model import (
     Attempt,
     AttemptRef,
@@ -32,7 +32,7 @@ from sparkles.ports import FailureGroup, JobStore, Outcome
 from sparkles.states import check_task
 
 
-class MemoryJobStore:
+class MemoryJobStore(MemoryWorkers):
     """See ports.JobStore."""
 
     def __init__(self) -> None:
@@ -42,6 +42,7 @@ class MemoryJobStore:
         self._tasks: dict[str, dict[int, Task]] = {}
         self._specs: dict[str, dict[int, TaskSpec]] = {}
         self._tokens: dict[tuple[str, int], str] = {}
+        self._started: set[str] = set()  # tokens
         self._attempts: dict[AttemptRef, Attempt] = {}
         self._offered: dict[Digest, dict[AttemptRef, None]] = {}
         self._workers: dict[str, Worker] = {}
@@ -123,7 +124,9 @@ class MemoryJobStore:
         """See ports.JobStore."""
         tasks = self.list_tasks(job_id)
         states = Counter(str(task.state) for task in tasks)
-        return Counts(**states, reused=sum(task.reused for task in tasks))
+        with self._lock:
+            running = sum(self._tokens.get((job_id, task.index)) in self._started for task in tasks)
+        return Counts(**states, reused=sum(task.reused for task in tasks), running=running)
 
     def count_failures(self, job_id: str) -> list[FailureGroup]:
         """See ports.JobStore."""
@@ -203,10 +206,6 @@ class MemoryJobStore:
         """See ports.JobStore."""
         return self._cancel(job_id, (TaskState.PENDING, TaskState.CLAIMED), messages.KILLED, indexes)
 
-    def cancel_pending(self, job_id: str, reason: str) -> int:
-        """See ports.JobStore."""
-        return self._cancel(job_id, (TaskState.PENDING,), reason, None)
-
     def _cancel(self, job_id: str, states: Collection[TaskState], reason: str, indexes: Collection[int] | None) -> int:
         with self._lock:
             tasks = [t for t in self.list_tasks(job_id, states=states) if indexes is None or t.index in indexes]
@@ -271,10 +270,22 @@ class MemoryJobStore:
             ]
         return min(pending, default=None)
 
-    def finish(self, finishes: Sequence[Finish]) -> list[bool]:
+    def finish(self, finishes: Sequence[Finish], started: Sequence[Claim] = ()) -> list[bool]:
         """See ports.JobStore."""
         with self._lock:
-            return [self._finish(finish) for finish in finishes]
+            accepted = [self._finish(finish) for finish in finishes]
+            self._started.update(each.token for each in started if self._is_current(each.ref, each.token))
+            for finish, done in zip(finishes, accepted, strict=True):
+                if done and finish.state in (TaskState.FAILED, TaskState.PENDING):
+                    self._limit_failures(finish.attempt.ref.job)
+            return accepted
+
+    def _limit_failures(self, job_id: str) -> None:
+        """Cancels what is pending where the job has more failures than it may."""
+        limit = self._jobs[job_id].spec.max_failures
+        failed = self.count_tasks(job_id).failed
+        if limit is not None and failed > limit:
+            self._cancel(job_id, (TaskState.PENDING,), messages.too_many_failures(failed, limit), None)
 
     def _finish(self, finish: Finish) -> bool:
         attempt, ref = finish.attempt, finish.attempt.ref
@@ -282,6 +293,7 @@ class MemoryJobStore:
         if not self._is_current(ref, attempt.token):
             return False
         del self._tokens[ref.job, ref.index]
+        self._started.discard(attempt.token)
         task = self._tasks[ref.job][ref.index]
         again = finish.state is TaskState.PENDING
         self._tasks[ref.job][ref.index] = replace(
@@ -313,6 +325,7 @@ class MemoryJobStore:
                     task = self._tasks[job_id][index]
                     self._tasks[job_id][index] = replace(task, state=TaskState.PENDING, attempt=task.attempt - 1, worker="")
                     count += 1
+                    self._limit_failures(job_id)
             return count
 
     def held_tokens(self, worker: WorkerId) -> set[str]:
@@ -348,49 +361,6 @@ class MemoryJobStore:
             losses=task.losses,
             memory_bytes=task.memory_bytes,
         )
-
-    # Workers
-
-    def enter_worker(self, worker: Worker) -> None:
-        """See ports.JobStore."""
-        with self._lock:
-            self._workers[worker.id] = worker
-
-    def beat_worker(self, worker: WorkerId, *, waiting: bool) -> bool:
-        """See ports.JobStore."""
-        with self._lock:
-            row = self._workers.get(worker)
-            if row is None:
-                return False
-            self._workers[worker] = replace(row, beat=row.beat + 1, waiting=waiting)
-            return True
-
-    def leave_worker(self, worker: WorkerId) -> None:
-        """See ports.JobStore. Raises Conflict where it still holds claims: without the row nobody could recover them."""
-        with self._lock:
-            held = self.held_tokens(worker)
-            if held:
-                raise messages.worker_holds(worker, len(held))
-            self._workers.pop(worker, None)
-
-    def list_workers(self) -> list[Worker]:
-        """See ports.JobStore."""
-        with self._lock:
-            return list(self._workers.values())
-
-    def reserve(self, worker: WorkerId, *, cpu: float, memory_bytes: int, total_cpu: float, total_memory_bytes: int) -> bool:
-        """See ports.JobStore."""
-        with self._lock:
-            row = self._workers.get(worker)
-            if row is None:
-                return False
-            others = [w for w in self._workers.values() if w.id != worker and w.process.host == row.process.host]
-            held_by_others = sum(other.cpu for other in others), sum(other.memory_bytes for other in others)
-            held, wanted = (row.cpu, row.memory_bytes), (cpu, memory_bytes)
-            if not may_hold(held, wanted, held_by_others, (total_cpu, total_memory_bytes)):
-                return False
-            self._workers[worker] = replace(row, cpu=cpu, memory_bytes=memory_bytes)
-            return True
 
 
 _STORE: JobStore = MemoryJobStore()

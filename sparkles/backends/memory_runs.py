@@ -103,10 +103,6 @@ class MemoryRunStore:
         """See ports.RunStore."""
         return max((step.sequence for step in self.list_steps(run_id)), default=0)
 
-    def followed(self, run_id: RunId, strand: str, sequence: int) -> bool:
-        """See ports.RunStore."""
-        return any(step.key.strand == strand and step.sequence > sequence for step in self.list_steps(run_id))
-
     def _owned(self, run_id: RunId, driver: ProcessId) -> Run:
         run = self._runs.get(run_id)
         if run is None or run.driver != driver:

@@ -75,5 +75,10 @@ def worker_holds(worker: str, count: int) -> Conflict:
     )
 
 
+def too_many_failures(failed: int, limit: int) -> str:
+    """The reason of a task that was not started any more because of its job's `max_failures`."""
+    return f"{failed} task{'' if failed == 1 else 's'} of the job failed and at most {limit} may"
+
+
 KILLED = "cancelled by kill"
 """The reason of a task that `kill_tasks` cancelled."""

@@ -26,6 +26,8 @@ def workflows(invocation: Invocation, /, workflow: str | None, as_json: bool) ->
 
     With WORKFLOW, a ready one or a .lua file: its whole description.
     """
+    from sparkles.cli.workflows import run
+
     app = invocation.app
     names = [workflow] if workflow else app.scripts.ready()
     for number, name in enumerate(names):
@@ -40,7 +42,7 @@ def workflows(invocation: Invocation, /, workflow: str | None, as_json: bool) ->
             for text in described:
                 render.line(f"  {text}".rstrip())
             render.line()
-        for line in table(parameters or ()):
+        for line in table(parameters or (), run.taken()):
             render.line(line)
 
 

@@ -58,8 +58,8 @@ def words(gauge: Gauge, now: float) -> list[Segment]:
         parts.append((f"{counts.failed} failed", "red"))
     if counts.cancelled:
         parts.append((f"{counts.cancelled} cancelled", "yellow"))
-    if counts.claimed:
-        parts.append((f"{counts.claimed} running", "cyan"))
+    if counts.running:
+        parts.append((f"{counts.running} running", "cyan"))
     left = gauge.left_s(now)
     if left is not None:
         parts.append((f"{render.duration(left)} to go", ""))

@@ -96,8 +96,8 @@ def status_value(app: App, job: Job) -> dict[str, Any]:
     workers = serving.workers_of(app, job)
     mean = _mean_seconds(app, job.id) if not counts.done else None
     left = None
-    if mean is not None and counts.claimed and workers:
-        left = mean * (counts.pending + counts.claimed / 2) / counts.claimed
+    if mean is not None and counts.running and workers:
+        left = mean * (counts.pending + counts.claimed - counts.running / 2) / counts.running
     value.update({"workers": workers, "held": job.held, "secondsToGo": left, "failures": failures})
     value["goesOnWith"] = None if counts.done or workers else serving.how_to_go_on(app, job)
     return value
@@ -117,7 +117,9 @@ def _mean_seconds(app: App, job_id: str) -> float | None:
 def _show_status(job: Job, value: dict[str, Any]) -> None:
     counts = value["counts"]
     done = value["state"] in ("succeeded", "failed", "cancelled")
-    shown = [f"{counts[name]} {'running' if name == 'claimed' else name}" for name in STATES if counts[name]]
+    # What a worker has claimed ahead waits like the rest.
+    numbers = {**counts, "pending": counts["pending"] + counts["claimed"] - counts["running"]}
+    shown = [f"{numbers[name]} {name}" for name in ("pending", "running", "succeeded", "failed", "cancelled") if numbers[name]]
     if counts["reused"]:
         shown.append(f"{counts['reused']} of them reused")
     workers = ", ".join(f"{each['worker']} (pid {each['pid']} on {each['host']})" for each in value["workers"])

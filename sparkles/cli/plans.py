@@ -9,19 +9,30 @@ import click
 
 from sparkles.cli import render
 from sparkles.cli.arguments import RUN, WORKFLOW, pairs
+from sparkles.cli.parameters import PARAMETER, WorkflowCommand
 from sparkles.errors import RunFailed
 
 if TYPE_CHECKING:
     from sparkles.cli.main import Invocation
-    from sparkles.engine.planning import Planned
+    from sparkles.engine.planned import Planned
     from sparkles.rehearse import Rehearsal
 
 _STYLES = {"reused": "dim", "would run": "yellow", "unknown": "cyan"}
+_SHOWN = 8
 
 
-@click.command(epilog="Example:  sparkles plan workflow.lua -p alpha=0.5")
+@click.command(cls=WorkflowCommand, epilog="Example:  sparkles plan workflow.lua --alpha 0.5")
 @click.argument("workflow", type=WORKFLOW)
-@click.option("-p", "--param", "params", metavar="KEY=VALUE", multiple=True, callback=pairs, help="A parameter of the script.")
+@click.option(
+    "-p",
+    "--param",
+    "params",
+    metavar="KEY=VALUE",
+    type=PARAMETER,
+    multiple=True,
+    callback=pairs,
+    help="A parameter of the script; --KEY VALUE behind WORKFLOW is the same.",
+)
 @click.option("--new", is_flag=True, help="As if another run were begun, whatever is unfinished.")
 @click.option("--no-cache", is_flag=True, help="As if no task's result were reused.")
 @click.option("--frozen", is_flag=True, help="As if reads kept what was recorded, though files changed.")
@@ -72,19 +83,25 @@ def replay(invocation: Invocation, /, run_word: str, workflow: str | None, as_js
     if as_json:
         value: dict[str, Any] = {"run": run.id, "steps": len(rehearsal.steps), "complete": rehearsal.complete}
         value["diverged"] = _value(diverged) if diverged is not None else None
+        value["notAsked"] = [{"kind": kind, "position": position} for kind, position in rehearsal.not_asked]
         render.json_line(value)
     elif diverged is None:
         how = "to its end" if rehearsal.complete else "as far as the record goes"
         render.line(f"{render.plural(len(rehearsal.steps), 'step')} of run {run.id}: the script replays {how}")
         if rehearsal.error:
             render.line(f"it ends with an error, as recorded or now: {rehearsal.position}: {rehearsal.error}")
+        if rehearsal.not_asked:
+            listed = [f"{kind} at {position}" if position else kind for kind, position in rehearsal.not_asked]
+            more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+            many = render.plural(len(listed), "recorded step")
+            render.line(f"{many} {'is' if len(listed) == 1 else 'are'} not asked for: {', '.join(listed[:_SHOWN])}{more}")
     if diverged is not None:
         raise RunFailed(_divergence(run.id, len(rehearsal.steps), diverged))
 
 
 def _divergence(run_id: str, answered: int, step: Planned) -> str:
     lines = [
-        f"{step.position}: after {render.plural(answered, 'step')} the script asks for {step.kind} {step.what},"
+        f"{step.position}: after {render.plural(answered, 'step')} the script asks for {_called(step)},"
         f" which run {run_id} does not hold: {step.why or 'it never ran'}"
     ]
     for difference in step.differences:
@@ -96,6 +113,10 @@ def _divergence(run_id: str, answered: int, step: Planned) -> str:
     return "\n  ".join(lines)
 
 
+def _called(step: Planned) -> str:
+    return f"{step.kind} {step.what}" if step.what else step.kind
+
+
 def _show(rehearsal: Rehearsal) -> None:
     for step in rehearsal.steps:
         tasks = ""
@@ -103,8 +124,11 @@ def _show(rehearsal: Rehearsal) -> None:
             total = step.tasks_reused + step.tasks_new
             tasks = f": {step.tasks_reused:,} of {total:,} tasks reused, {step.tasks_new:,} would run"
         strand = "" if step.strand == "main" else f"  [{step.strand}]"
-        why = f" ({step.why})" if step.why else ""
-        text = f"{step.verdict:<9}  {step.kind:<6}  {step.what}{tasks}{why}{strand}  {step.position}"
+        whys = [step.why] if step.why else []
+        if step.as_in:
+            whys.append(f"the plan goes on with its outcome in run {step.as_in}")
+        why = f" ({'; '.join(whys)})" if whys else ""
+        text = f"{step.verdict:<9}  {step.kind:<6}  {step.what}{tasks}{why}{strand}  {step.position}".rstrip()
         render.line(text, _STYLES[step.verdict])
         for difference in step.differences:
             for line in difference.lines():
@@ -136,6 +160,7 @@ def _value(step: Planned) -> dict[str, Any]:
         "position": step.position,
         "strand": step.strand,
         "why": step.why,
+        "asIn": step.as_in or None,
         "differences": differences(step.differences),
         "tasksReused": step.tasks_reused,
         "tasksNew": step.tasks_new,

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sparkles.cli import params_file as files
 from sparkles.cli import render
 from sparkles.cli.arguments import RUN, WORKFLOW, pairs, run_options
 from sparkles.cli.failures import failure_notes
-from sparkles.cli.parameters import PARAMETER, help_page, load
+from sparkles.cli.parameters import PARAMETER, WorkflowCommand, help_page
 from sparkles.errors import JobFailed, RunBusy, RunCancelled, RunError, RunFailed, SparklesError, UsageError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from sparkles.model import RunId
 
 
-@click.command(epilog="Example:  sparkles run examples/csv_submit.lua -p alpha=0.5", add_help_option=False)
+@click.command(cls=WorkflowCommand, epilog="Example:  sparkles run examples/csv_submit.lua --alpha 0.5", add_help_option=False)
 @click.argument("workflow", type=WORKFLOW, required=False)
 @click.option(
     "-p",
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     type=PARAMETER,
     multiple=True,
     callback=pairs,
-    help="A parameter of the script.",
+    help="A parameter of the script; --KEY VALUE behind WORKFLOW is the same.",
 )
 @click.option(
     "--params-file",
@@ -70,7 +71,8 @@ def run(
     """
     invocation: Invocation = ctx.obj
     if helps:
-        for line in help_page(invocation.app, workflow) if workflow else [ctx.get_help()]:
+        taken = run.taken()
+        for line in help_page(invocation.app, workflow, taken) if workflow else [ctx.get_help()]:
             render.line(line)
         return
     source: RunId | None = None
@@ -81,7 +83,11 @@ def run(
     if workflow is None:
         raise UsageError("name a workflow: a .lua file or a ready one, or --fork RUN")
     script = workflow
-    sets = [params] if params_file is None else [{**each, **params} for each in load(params_file)]
+    sets = [params]
+    if params_file is not None:
+        loaded = files.load(params_file)
+        files.check(invocation.app, script, loaded, params)
+        sets = [{**each.values, **params} for each in loaded]
     failed = 0
     for number, given in enumerate(sets, 1):
         if len(sets) > 1:

@@ -85,8 +85,8 @@ AHEAD_S = 0.2
 def claims_ahead(slots: int, mean_s: float | None, batch: int) -> int:
     """How many claims to hold beyond what can start now: AHEAD_S worth, `batch` at most; none while durations are unknown.
 
-    What one worker holds no other can take, a job that is killed or drained has them to give back, and people see claimed tasks as
-    running; but a claim for each task would cost a transaction for each task.
+    What one worker holds no other can take, and a job that is killed or drained has them to give back; but a claim for each task would
+    cost a transaction for each task.
     """
     if mean_s is None:
         return 0

@@ -245,10 +245,12 @@ class Done(msgspec.Struct, frozen=True):
 
 
 class Raised(msgspec.Struct, frozen=True):
-    """The command's error, raised at the author's line by the host."""
+    """The command's error, raised at the author's line by the host. `strand`: the one whose error it is, 0 where it is the command's own;
+    a host that still has the value which that strand raised raises it as it was."""
 
     error: StepError
     reused: bool = False
+    strand: int = 0
 
 
 def refused(error: Exception, doing: str = "") -> Raised:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from sparkles import digest
-from sparkles.model import Command, InputFile, JobSpec, Json, TaskSpec
+from sparkles.model import Command, Digest, InputFile, JobSpec, Json, TaskSpec
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -96,7 +96,7 @@ def _content(file: InputFile | None) -> str:
     if file is None:
         return ""
     mode = ", executable" if file.executable else ""
-    return f"sha256 {file.digest[:12]}, {file.size_bytes} bytes{mode}"
+    return f"{_sized(file.digest, file.size_bytes)}{mode}"
 
 
 def of_parts(kind: str, before: Json, after: Json) -> list[Difference]:
@@ -112,3 +112,13 @@ def of_parts(kind: str, before: Json, after: Json) -> list[Difference]:
         else:
             found.append(each)
     return found
+
+
+def of_contents(before: Digest, before_bytes: int | None, after: Digest, after_bytes: int) -> Difference:
+    """Two contents of a file; a size is None where the bytes are gone."""
+    sides = [_sized(before, before_bytes), _sized(after, after_bytes)]
+    return Difference("content", *sides)
+
+
+def _sized(content: Digest, size: int | None) -> str:
+    return f"sha256 {content[:12]}" + ("" if size is None else f", {size} bytes")

@@ -12,8 +12,9 @@ from collections.abc import Callable
 
 from sparkles.engine.commands import Ended, Program
 from sparkles.engine.events import Noticed, Report, RunEnded, RunOpened
+from sparkles.engine.pace import sleep_until_due
 from sparkles.engine.session import Options, Ports, Session, pool_of
-from sparkles.engine.strands import run_strands, sleep_until_due
+from sparkles.engine.strands import run_strands
 from sparkles.errors import BackendError, JobFailed, LeaseLost, RunCancelled, RunFailed, SparklesError, WorkflowError
 from sparkles.model import ProcessId, Run, RunId, RunState
 from sparkles.ports import Clock, RunStore

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from sparkles import digest, rows
@@ -42,11 +42,21 @@ def fetch(store: JobStore, blobs: Blobs, job_id: str, dest: Path, indexes: Colle
         UsageError: `dest` is a file.
     """
     store.get_job(job_id)
+    return bring(outcomes(store, job_id), blobs, dest, indexes)
+
+
+def bring(
+    found: Iterable[Outcome], blobs: Blobs, dest: Path, indexes: Collection[int] | None = None, *, only_count: bool = False
+) -> int:
+    """Brings results to `dest`, or only counts the files that would be written.
+
+    Raises: as `fetch`.
+    """
     if dest.exists() and not dest.is_dir():
         raise UsageError(f"{dest}: expected a folder, found a file")
     written = 0
     table: list[dict[str, Json]] = []
-    for outcome in outcomes(store, job_id):
+    for outcome in found:
         task, attempt = outcome.task, outcome.attempt
         if indexes is not None and task.index not in indexes:
             continue
@@ -56,12 +66,12 @@ def fetch(store: JobStore, blobs: Blobs, job_id: str, dest: Path, indexes: Colle
             continue
         folder = dest / str(task.index)
         for output in attempt.outputs:
-            written += _bring(blobs, output, folder / output.name)
+            written += _bring(blobs, output, folder / output.name, only_count)
         if attempt.results is not None:
-            written += _write(folder / "results.json", attempt.results.encode())
-        written += _bring_log(blobs, attempt.ref, folder / "output.log", always=task.state is TaskState.FAILED)
+            written += _write(folder / "results.json", attempt.results.encode(), only_count)
+        written += _bring_log(blobs, attempt.ref, folder / "output.log", only_count, always=task.state is TaskState.FAILED)
     if indexes is None:
-        written += _write(dest / "tasks.csv", rows.format_csv(table))
+        written += _write(dest / "tasks.csv", rows.format_csv(table), only_count)
     return written
 
 
@@ -70,9 +80,11 @@ def scalars(params: dict[str, object]) -> dict[str, Json]:
     return {key: value for key, value in params.items() if isinstance(value, str | int | float | bool)}
 
 
-def _bring(blobs: Blobs, output: Artifact, target: Path) -> int:
+def _bring(blobs: Blobs, output: Artifact, target: Path, only_count: bool) -> int:
     if target.is_file() and target.stat().st_size == output.size_bytes and _sha256(target) == output.digest:
         return 0
+    if only_count:
+        return 1
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name[:40]}.{os.getpid()}")
     try:
@@ -83,11 +95,13 @@ def _bring(blobs: Blobs, output: Artifact, target: Path) -> int:
     return 1
 
 
-def _bring_log(blobs: Blobs, ref: AttemptRef, target: Path, *, always: bool) -> int:
+def _bring_log(blobs: Blobs, ref: AttemptRef, target: Path, only_count: bool, *, always: bool) -> int:
     """A log, in pieces: it may be larger than memory. An empty one comes only with a failure."""
     piece = blobs.read_log(ref, 0, LOG_PIECE_BYTES)
     if len(piece) < LOG_PIECE_BYTES:
-        return _write(target, piece) if piece or always else 0
+        return _write(target, piece, only_count) if piece or always else 0
+    if only_count:
+        return 0 if _is_log(blobs, ref, target) else 1
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     offset = 0
@@ -103,9 +117,26 @@ def _bring_log(blobs: Blobs, ref: AttemptRef, target: Path, *, always: bool) -> 
     return 1
 
 
-def _write(target: Path, data: bytes) -> int:
+def _is_log(blobs: Blobs, ref: AttemptRef, target: Path) -> bool:
+    """Whether a file holds the log of an attempt, compared in pieces."""
+    if not target.is_file():
+        return False
+    offset = 0
+    with target.open("rb") as stream:
+        while True:
+            piece = blobs.read_log(ref, offset, LOG_PIECE_BYTES)
+            if stream.read(len(piece) or 1) != piece:
+                return False
+            if not piece:
+                return True
+            offset += len(piece)
+
+
+def _write(target: Path, data: bytes, only_count: bool) -> int:
     if target.is_file() and target.stat().st_size == len(data) and target.read_bytes() == data:
         return 0
+    if only_count:
+        return 1
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     temporary.write_bytes(data)

@@ -25,6 +25,17 @@ class Asking(msgspec.Struct, frozen=True):
     recorded: Step | None
 
 
+class _Unpassed:
+    """An error outcome that was recorded and that the script has not gone on past so far."""
+
+    __slots__ = ("passed", "step", "value")
+
+    def __init__(self, step: Step, value: Json) -> None:
+        self.step = step
+        self.value = value
+        self.passed = False
+
+
 READ_ALONG = 200
 """Steps that are read with the one that was asked for: a query for each would cost twice as much."""
 
@@ -48,17 +59,19 @@ class Journal:
         self.recorded_steps = self._sequence
         """How many steps were recorded when the run was opened, at most."""
         self._parked: list[str] = []
+        self._unpassed: dict[str, list[_Unpassed]] = {}
         self.asked = 0
         self.performed = 0
 
-    def ask_for(self, strand: str, command: Command) -> Asking:
+    def ask_for(self, strand: str, command: Command, *, begun: bool = False) -> Asking:
         """`ask` for a command that is keyed on its own arguments."""
-        return self.ask(strand, *keys.of(command), command.position)
+        return self.ask(strand, *keys.of(command), command.position, begun=begun)
 
-    def ask(self, strand: str, kind: str, arguments: Json, position: str) -> Asking:
+    def ask(self, strand: str, kind: str, arguments: Json, position: str, *, begun: bool = False) -> Asking:
         """Looks up what is recorded for the strand's next asking of this kind and these arguments.
 
-        Raises Parked where the strand is parked and nothing is recorded: the same asking may be made again later.
+        Raises Parked where the strand is parked and no outcome is recorded (`begun`: not even a beginning): the same asking may be made
+        again later.
         """
         parts = digest.canonical(arguments)
         if len(parts) <= 64:
@@ -70,7 +83,8 @@ class Journal:
         count = self._occurrences.get((strand, kind, of_parts), 0) + 1
         key = StepKey(strand, kind, of_parts, count)
         recorded = self._look(key)
-        if self._parked and (recorded is None or recorded.state is StepState.STARTED) and self._is_parked(strand):
+        missing = recorded is None or (recorded.state is StepState.STARTED and not begun)
+        if missing and self._is_parked(strand):
             raise Parked
         self._occurrences[(strand, kind, of_parts)] = count
         self.asked += 1
@@ -107,15 +121,34 @@ class Journal:
         recorded = asking.recorded
         if recorded is None or recorded.value is None:
             return None
-        decision = decide(recorded, recorded.error and self.followed(recorded))
-        if not isinstance(decision, Reuse):
+        if not self.stands(recorded):
             return None
         value = digest.parse(recorded.value)
         return Raised(StepError.of_record(value), reused=True) if recorded.error else Done(value, reused=True)
 
-    def followed(self, step: Step) -> bool:
-        """Whether the strand recorded a step after this one in an earlier execution."""
-        return self._store.followed(self._run, step.key.strand, step.sequence)
+    def stands(self, step: Step) -> bool:
+        """Whether the general rule answers from this step. What a parked strand has seen fail it sees fail again, passed or not: it
+        comes no further than it had come."""
+        passed = step.error and (self.passed(step) or self._is_parked(step.key.strand))
+        return isinstance(decide(step, passed), Reuse)
+
+    def passed(self, step: Step) -> bool:
+        """Whether the script went on past this error in an earlier execution."""
+        return step.error and step.value is not None and digest.parse(step.value).get("passed") is True
+
+    def went_on(self, strand: str) -> None:
+        """The strand asks for its next step, or ended well: what it saw fail was caught, and replays as it was."""
+        for each in self._unpassed.pop(strand, ()):
+            if not each.passed:
+                each.passed = True
+                passed = msgspec.structs.replace(each.step, value=digest.canonical({**each.value, "passed": True}))
+                self._store.put_step(self._run, passed)
+
+    def hand_over(self, strand: str, other: str) -> None:
+        """The error that ended a strand is raised in another one: that one goes on past it or does not."""
+        handed = self._unpassed.get(strand)
+        if handed:
+            self._unpassed.setdefault(other, []).extend(handed)
 
     def start(self, asking: Asking, value: Json = None) -> None:
         """Records that the step's effect is about to happen; `value` is what a resumed execution needs to know of it."""
@@ -125,13 +158,15 @@ class Journal:
     def finish(self, asking: Asking, value: Json, *, error: bool = False) -> None:
         """Records the step's outcome."""
         self.performed += 1
-        self._put(asking, StepState.DONE, value, error, self._clock.now_ms())
+        step = self._put(asking, StepState.DONE, value, error, self._clock.now_ms())
+        if error:
+            self._unpassed.setdefault(asking.key.strand, []).append(_Unpassed(step, value))
 
     def steps(self, kinds: tuple[str, ...]) -> list[Step]:
         """The recorded steps of these kinds, in the order in which they were first asked for."""
         return self._store.list_steps(self._run, kinds=kinds)
 
-    def _put(self, asking: Asking, state: StepState, value: Json, error: bool, ended_at_ms: int | None) -> None:
+    def _put(self, asking: Asking, state: StepState, value: Json, error: bool, ended_at_ms: int | None) -> Step:
         started = self._started_at_ms.get(asking.key)
         if started is None or ended_at_ms is None:
             self._sequence += asking.recorded is None  # a step keeps the sequence that it has
@@ -151,3 +186,4 @@ class Journal:
         )
         self._ahead.get(asking.key.strand, {}).pop(asking.key, None)
         self._store.put_step(self._run, step)
+        return step

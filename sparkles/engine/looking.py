@@ -1,4 +1,4 @@
-"""Content as a planner sees it: hashed, never stored. Keeps the promises of ports.Content; may import ports and below."""
+"""Content and files as a planner sees them: hashed, never stored; written in mind only. May import ports and below."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sparkles import digest
+from sparkles.engine.files import RunFiles
+from sparkles.engine.outputs import compile_glob
+from sparkles.engine.planned import Unplannable
 from sparkles.errors import UsageError
 from sparkles.model import Artifact, Digest
 from sparkles.ports import Content
@@ -61,3 +64,74 @@ class LookingBlobs:
 
 def _conforms(blobs: LookingBlobs) -> Content:
     return blobs
+
+
+class NotThere(Unplannable):
+    """A file is missing, and a step that has not run may make it."""
+
+    def __init__(self, until: str) -> None:
+        super().__init__(until)
+        self.until = until
+
+
+class LookingFiles(RunFiles):
+    """A run's files with what the plan's own steps would write: kept in memory, by path."""
+
+    def __init__(self, root: Path, state: Path, blobs: LookingBlobs) -> None:
+        super().__init__(root, state, blobs)
+        self._project = root
+        self._looking = blobs
+        self._planned: dict[Path, bytes] = {}
+        self._makers: list[tuple[str, Path]] = []
+
+    def will_write(self, path: Path, content: bytes) -> None:
+        """A step would put this there."""
+        self._planned[path] = content
+
+    def may_make(self, what: str, below: Path) -> None:
+        """A step that has not run, called `what`, may make files in a folder: one that is missing there is not known to be missing."""
+        self._makers.append((what, below))
+
+    def _missing(self, path: Path) -> None:
+        for what, below in self._makers:
+            if path.is_relative_to(below):
+                raise NotThere(what)
+
+    def at_this_point(self, path: Path) -> Digest | None:
+        """See RunFiles. Raises NotThere."""
+        if path in self._planned:
+            return self._looking.put_bytes(self._planned[path])
+        found = super().at_this_point(path)
+        if found is None:
+            self._missing(path)
+        return found
+
+    def exists_at_this_point(self, path: Path) -> bool:
+        """See RunFiles. Raises NotThere."""
+        if path in self._planned or any(each.is_relative_to(path) for each in self._planned):
+            return True
+        found = super().exists_at_this_point(path)
+        if not found:
+            self._missing(path)
+        return found
+
+    def stored(self, path: str) -> Artifact:
+        """See RunFiles. Raises NotThere."""
+        target = self.resolve(path)
+        content = self._planned.get(target)
+        if content is not None:
+            return Artifact(path, self._looking.put_bytes(content), len(content))
+        if not target.exists():
+            self._missing(target)
+        return super().stored(path)
+
+    def matches(self, pattern: str) -> list[str]:
+        """See RunFiles. Raises NotThere where nothing matches yet."""
+        target = self.resolve(pattern)
+        wanted = compile_glob(str(target))
+        planned = [path for path in self._planned if wanted.fullmatch(str(path))]
+        names = [str(path.relative_to(self._project) if path.is_relative_to(self._project) else path) for path in planned]
+        found = sorted({*super().matches(pattern), *names})
+        if not found:
+            self._missing(target)
+        return found

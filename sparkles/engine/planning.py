@@ -1,99 +1,86 @@
 """What `run` would do, without doing it: each step reused, would run (and why), or unknown until another ends. May import ports and below.
 
 The script itself runs: it is answered from the record, and where that is not enough by what has no effect (files are read and hashed,
-`step` functions and time are computed). A strand that needs what only an effect can tell stops there. Nothing is stored.
+`step` functions and time are computed), or by what the same step of an earlier run gave. A strand that needs what only an effect can
+tell stops there. Nothing is stored.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable
+import uuid
+from collections.abc import Callable
+from itertools import chain
 from typing import Any
-
-import msgspec
 
 from sparkles import digest
 from sparkles.engine import commands as ask
-from sparkles.engine import jobs as building
-from sparkles.engine.differences import Difference, of_parts, of_tasks
-from sparkles.engine.files import RunFiles
-from sparkles.engine.journal import Asking, Journal, Parked
-from sparkles.engine.looking import LookingBlobs
-from sparkles.engine.reading import parsed
-from sparkles.engine.replay import Reuse, decide, decide_read
+from sparkles.engine import fetching
+from sparkles.engine.differences import Difference, of_contents
+from sparkles.engine.journal import Asking
+from sparkles.engine.looking import LookingBlobs, LookingFiles, NotThere
+from sparkles.engine.planned import REUSED, RUNS, UNKNOWN, Earlier, PlanJournal, Planned, Unplannable, nearest
+from sparkles.engine.planned_jobs import PlannedJobs
+from sparkles.engine.reading import look_at, look_at_written, look_whether, parsed
+from sparkles.engine.replay import Reuse, decide
 from sparkles.engine.session import Options, Ports
+from sparkles.engine.small import drawn
 from sparkles.engine.submitting import Submitter, ask_submit, job_id_of
-from sparkles.errors import NotFound, RowsError, UsageError
-from sparkles.model import (
-    Attempt,
-    Counts,
-    Digest,
-    Job,
-    JobId,
-    Json,
-    Run,
-    Step,
-    StepState,
-    Task,
-    TaskSpec,
-    TaskState,
-)
+from sparkles.errors import InternalError, NotFound, RowsError, UsageError
+from sparkles.model import Digest, Json, Run, StepState
 from sparkles.ports import Outcome
-
-REUSED, RUNS, UNKNOWN = "reused", "would run", "unknown"
-
-
-class Reason(msgspec.Struct, frozen=True):
-    """Why `count` tasks of a sweep are new; `example` is the index of the first, `differences` are that one's."""
-
-    why: str
-    count: int
-    example: int
-    differences: tuple[Difference, ...] = ()
-
-
-class Planned(msgspec.Struct, frozen=True):
-    """One step of a plan. `verdict` is reused, would run or unknown; `what` names it; `why` is a sentence where it is not reused."""
-
-    verdict: str
-    kind: str
-    what: str
-    position: str
-    strand: str
-    why: str = ""
-    differences: tuple[Difference, ...] = ()
-    tasks_reused: int = 0
-    tasks_new: int = 0
-    reasons: tuple[Reason, ...] = ()
-
-
-class Unplannable(Parked):
-    """The strand needs an answer that only an effect can give."""
 
 
 class PlanSession:
     """Stands in for a Session: the same door, and nothing behind it."""
 
-    def __init__(self, run: Run, previous: Run | None, ports: Ports, options: Options, tell: Callable[[Planned], None]) -> None:
-        """`run` is the run that would be resumed, or a new one that has no row; `previous` one to compare with, where there is one."""
+    def __init__(
+        self,
+        run: Run,
+        previous: Run | None,
+        ports: Ports,
+        options: Options,
+        tell: Callable[[Planned], None],
+        *,
+        as_recorded: bool = False,
+    ) -> None:
+        """
+        Args:
+            run: The run that would be resumed, or a new one that has no row.
+            previous: A run to compare with and to borrow values from.
+            as_recorded: What is recorded stands whatever became of it since, errors too.
+        """
         self._run = run
         self._ports = ports
         self._options = options
         self._tell = tell
-        self.journal = Journal(ports.runs, run.id, ports.clock)
+        self._as_recorded = as_recorded
+        self.journal = PlanJournal(ports.runs, run.id, ports.clock, as_recorded=as_recorded)
         self._blobs = LookingBlobs(ports.blobs)
-        self._files = RunFiles(options.root, options.state, self._blobs)
+        self._files = LookingFiles(options.root, options.state, self._blobs)
         self._files.load(self.journal)
         self._submitter = Submitter(
             ports.jobs, self._blobs, None, ports.notifier, ports.clock, self._files, lambda event: None, options.defaults
         )
-        self._previous = ports.runs.list_steps(previous.id) if previous is not None else []
-        self._before = {job.spec.name: job for job in reversed(ports.jobs.list_jobs(owner=previous.id if previous else run.id))}
-        self._written: dict[str, bytes] = {}
-        self._virtual: dict[str, list[Outcome]] = {}
-        self._unfinished: dict[str, str] = {}
+        self._own = Earlier(run, ports.runs.list_steps(run.id))
+        other = previous if previous is not None and previous.id != run.id else None
+        self._earlier = Earlier(other, ports.runs.list_steps(other.id)) if other is not None else None
+        self._jobs = PlannedJobs(ports.jobs, self._submitter, run, other.id if other is not None else None)
         self._stopped: set[str] = set()
-        self._known = self._names()
+        self._steps: dict[type[ask.Command], Callable[[str, Any], ask.Answer]] = {
+            ask.Submit: self._submit,
+            ask.Wait: self._wait,
+            ask.Fetch: self._fetch,
+            ask.Shell: self._shell,
+            ask.StepBegin: self._begin_step,
+            ask.StepEnd: self._end_step,
+            ask.Read: self._read,
+            ask.Write: self._write,
+            ask.Now: lambda strand, command: self._drawn(strand, command, self._ports.clock.now_ms() / 1000),
+            ask.Random: lambda strand, command: self._drawn(strand, command, drawn(command)),
+            ask.Uuid: lambda strand, command: self._drawn(strand, command, str(uuid.uuid4())),
+            ask.Sleep: self._sleep,
+            ask.Log: self._log,
+        }
 
     # The door
 
@@ -101,49 +88,45 @@ class PlanSession:
         """The answer where it can be known; raises Unplannable where it cannot."""
         if strand in self._stopped:
             raise Unplannable
-        handle = getattr(self, "_" + type(command).__name__.lower())
+        perform = self._steps.get(type(command))
+        if perform is None:
+            raise InternalError(f"no plan is made for {type(command).__name__}")
         try:
-            answer: ask.Answer = handle(strand, command)
+            return perform(strand, command)
         except Unplannable:
             self._stopped.add(strand)
             raise
-        return answer
 
     def outcomes(self, job_id: str, first: int, limit: int) -> list[Outcome]:
-        """Results for the script: of jobs that exist, or of those whose every task would be reused."""
-        if job_id in self._virtual:
-            return self._virtual[job_id][first - 1 : first - 1 + limit]
-        return self._ports.jobs.list_outcomes(job_id, first=first, limit=limit)
+        """Results for the script."""
+        return self._jobs.outcomes(job_id, first, limit)
+
+    def not_asked(self) -> list[tuple[str, str]]:
+        """Kind and position of the recorded steps that the script did not ask for; what it showed (`log`) does not count."""
+        steps = self._ports.runs.list_steps(self._run.id)
+        return [
+            (step.key.kind, step.position)
+            for step in steps
+            if step.key not in self.journal.answered and step.key.kind != "log" and step.key.strand != "end"
+        ]
 
     def _say(self, verdict: str, kind: str, what: str, strand: str, position: str, **more: Any) -> None:
         self._tell(Planned(verdict, kind, what, position, strand, **more))
 
-    def _names(self) -> dict[tuple[str, str], list[Step]]:
-        """The recorded steps of the run to compare with, by strand and kind, in order."""
-        found: dict[tuple[str, str], list[Step]] = {}
-        for step in self._previous:
-            found.setdefault((step.key.strand, step.key.kind), []).append(step)
-        return found
-
     def _why(self, asking: Asking) -> tuple[str, tuple[Difference, ...]]:
-        """Why a step runs: what the journal says of it, or how it differs from the nearest recorded one of its kind."""
+        """Why a step runs: what the journal says of it, or how it differs from the recorded one that is most like it."""
         recorded = asking.recorded
         if recorded is not None:
-            decision = decide(recorded, self.journal.followed(recorded))
+            decision = decide(recorded, self.journal.passed(recorded))
             return ("" if isinstance(decision, Reuse) else f"it {decision.why}"), ()
-        parts = digest.parse(asking.parts)
-        best: tuple[int, Step, tuple[Difference, ...]] | None = None
-        for step in self._known.get((asking.key.strand, asking.key.kind), []):
-            found = tuple(of_parts(asking.key.kind, digest.parse(step.parts), parts))
-            if best is None or len(found) < best[0]:
-                best = (len(found), step, found)
-        if best is None or not isinstance(parts, dict) or (parts and best[0] >= len(parts)):
-            return "it never ran", ()
-        if best[0] == 0:
-            return "it ran in an earlier run; a new run begins", ()
-        return f"it differs from the one at {best[1].position}", best[2]
+        if self._earlier is not None and self._earlier.step(asking.key) is not None:
+            return "it runs in every new run", ()
+        own = (step for step in self._own.alike(asking.key) if step.key not in self.journal.answered)
+        others = self._earlier.alike(asking.key) if self._earlier is not None else []
+        found = nearest(asking, chain(own, others))
+        return (f"it differs from the one at {found[0].position}", found[1]) if found else ("it never ran", ())
 
-    def _plain(self, strand: str, what: str, command: ask.Command, effectless: Json = Parked) -> ask.Answer:
+    def _plain(self, strand: str, what: str, command: ask.Command, effectless: Json = Unplannable) -> ask.Answer:
         """A step with nothing special: reused, or would run; goes on with `effectless` where that stands for its value."""
         asking = self.journal.ask_for(strand, command)
         kind = asking.key.kind
@@ -153,91 +136,138 @@ class PlanSession:
             return replayed
         why, differences = self._why(asking)
         self._say(RUNS, kind, what, strand, command.position, why=why, differences=differences)
-        if effectless is Parked:
+        if effectless is Unplannable:
             raise Unplannable
         return ask.Done(effectless)
 
     # Kinds
 
-    def _now(self, strand: str, command: ask.Now) -> ask.Answer:
-        return self._plain(strand, "now", command, self._ports.clock.now_ms() / 1000)
-
-    def _random(self, strand: str, command: ask.Random) -> ask.Answer:
-        return self._plain(strand, "random", command)
-
-    def _uuid(self, strand: str, command: ask.Uuid) -> ask.Answer:
-        return self._plain(strand, "uuid", command)
+    def _drawn(self, strand: str, command: ask.Command, value: Json) -> ask.Answer:
+        """Time and chance: a value drawn now shows what depends on it, as an earlier run's value would hide it."""
+        return self._plain(strand, "", command, value)
 
     def _log(self, strand: str, command: ask.Log) -> ask.Answer:
         self.journal.ask_for(strand, command)
         return ask.Done()
 
     def _sleep(self, strand: str, command: ask.Sleep) -> ask.Answer:
-        return self._plain(strand, f"sleep {command.seconds:g} s", command, None)
+        return self._plain(strand, f"{command.seconds:g} s", command, None)
 
     def _shell(self, strand: str, command: ask.Shell) -> ask.Answer:
+        """Goes on as in the earlier run where that ran the same command."""
         text = command.command if isinstance(command.command, str) else " ".join(command.command)
-        return self._plain(strand, text, command)
+        asking = self.journal.ask_for(strand, command)
+        replayed = self.journal.replayed(asking)
+        if replayed is not None:
+            self._say(REUSED, "shell", text, strand, command.position)
+            return replayed
+        why, differences = self._why(asking)
+        before = self._earlier.value(asking.key) if self._earlier is not None else None
+        as_in = self._earlier.run if self._earlier is not None and before is not None else ""
+        self._say(RUNS, "shell", text, strand, command.position, why=why, differences=differences, as_in=as_in)
+        self._files.may_make(f"the shell command at {command.position} has run", self._options.root)
+        if before is None or before.value is None:
+            raise Unplannable
+        return ask.Done(digest.parse(before.value))
 
-    def _fetch(self, strand: str, command: ask.Fetch) -> ask.Answer:
-        value = {"path": command.dest, "files": 0}
-        answer = self._plain(strand, f"{command.job} to {command.dest}", command, value)
-        return ask.Done({**value, **(answer.value if isinstance(answer, ask.Done) else {})})
-
-    def _stepbegin(self, strand: str, command: ask.StepBegin) -> ask.Answer:
+    def _begin_step(self, strand: str, command: ask.StepBegin) -> ask.Answer:
         try:
             return self._plain(strand, command.name, command)
         except Unplannable:
             return ask.Unrecorded()  # its function has no effects: a sandboxed script computes
 
-    def _stepend(self, strand: str, command: ask.StepEnd) -> ask.Answer:
+    def _end_step(self, strand: str, command: ask.StepEnd) -> ask.Answer:
         return ask.Raised(command.error) if command.error is not None else ask.Done(command.value)
+
+    # Files
 
     def _read(self, strand: str, command: ask.Read) -> ask.Answer:
         asking = self.journal.ask_for(strand, command)
-        recorded = asking.recorded
         try:
-            path = self._files.resolve(command.path)
-            if command.reader == "exists":
-                present = command.path in self._written or self._files.exists_at_this_point(path)
-                saw = digest.parse(recorded.value)["exists"] if recorded is not None and recorded.value is not None else None
-                if saw is not None and (saw == present or self._options.frozen):
-                    self._say(REUSED, "read", command.path, strand, command.position)
-                    return ask.Done(saw, reused=True)
-                why = "it never ran" if saw is None else f"the file {'exists now' if present else 'is gone'}"
-                self._say(RUNS, "read", command.path, strand, command.position, why=why)
-                return ask.Done(present)
-            now = (
-                self._blobs.put_bytes(self._written[command.path])
-                if command.path in self._written
-                else self._files.at_this_point(path)
-            )
-            why = "it never ran" if recorded is None else ""
-            if recorded is not None and recorded.value is not None and not recorded.error:
-                saw = Digest(digest.parse(recorded.value)["digest"])
-                explained = self._files.seen_later(path, now, recorded.sequence)
-                decision = decide_read(command.path, saw, now, explained, self._options.frozen)
-                if isinstance(decision, Reuse):
-                    self._say(REUSED, "read", command.path, strand, command.position)
-                    return ask.Done(parsed(self._blobs.read(saw), command), reused=True)
-                why = "the file changed since"
-            if now is None:
-                raise UsageError(f"{command.path}: no such file (looked for {path})")
-            self._say(RUNS, "read", command.path, strand, command.position, why=why)
-            return ask.Done(parsed(self._blobs.read(now), command))
+            return self._exists(asking, command) if command.reader == "exists" else self._content(asking, command)
+        except NotThere as error:
+            return self._borrowed(asking, command, error)
         except (RowsError, UsageError) as error:
             return ask.refused(error)
+        except OSError as error:
+            return ask.refused(UsageError(f"{command.path}: cannot be read: {error.strerror}"))
+
+    def _exists(self, asking: Asking, command: ask.Read) -> ask.Answer:
+        before, run = self._compared(asking)
+        frozen = self._options.frozen and not run
+        looked = look_whether(self._files, before, self._files.resolve(command.path), command.path, frozen)
+        strand = asking.key.strand
+        if isinstance(looked.decision, Reuse):
+            self._say(REUSED, "read", command.path, strand, command.position, why=f"as in run {run}" if run else "")
+            return ask.Done(looked.recorded, reused=True)
+        why = (
+            "it never ran"
+            if looked.recorded is None
+            else f"the file {looked.decision.why}" + (f", unlike in run {run}" if run else "")
+        )
+        self._say(RUNS, "read", command.path, strand, command.position, why=why)
+        return ask.Done(looked.present)
+
+    def _content(self, asking: Asking, command: ask.Read) -> ask.Answer:
+        path = self._files.resolve(command.path)
+        before, run = self._compared(asking)
+        looked = look_at(self._files, before, path, command.path, self._options.frozen and not run)
+        strand, saw, now = asking.key.strand, looked.recorded, looked.present
+        if isinstance(looked.decision, Reuse) and saw is not None and (not run or now is not None):
+            self._say(REUSED, "read", command.path, strand, command.position, why=f"as in run {run}" if run else "")
+            return ask.Done(parsed(self._blobs.read(saw), command), reused=True)
+        if now is None:
+            raise UsageError(f"{command.path}: no such file (looked for {path})")
+        content = self._blobs.read(now)
+        why = "it never ran"
+        differences: tuple[Difference, ...] = ()
+        if saw is not None:
+            why = f"the file changed since run {run or self._run.id} read it"
+            size = None if self._blobs.missing([saw]) else len(self._blobs.read(saw))
+            differences = (of_contents(saw, size, now, len(content)),)
+        self._say(RUNS, "read", command.path, strand, command.position, why=why, differences=differences)
+        return ask.Done(parsed(content, command))
+
+    def _compared(self, asking: Asking) -> tuple[Any, str]:
+        """The record to compare a read with, and the run that it is of: "" for the run itself."""
+        if asking.recorded is not None or self._earlier is None:
+            return asking.recorded, ""
+        before = self._earlier.value(asking.key)
+        return before, self._earlier.run if before is not None else ""
+
+    def _borrowed(self, asking: Asking, command: ask.Read, missing: NotThere) -> ask.Answer:
+        """A read of a file that an earlier step has to make first: as the earlier run saw it, else unknown."""
+        before = self._earlier.value(asking.key) if self._earlier is not None else None
+        where = (asking.key.strand, command.position)
+        if before is not None and before.value is not None and self._earlier is not None:
+            value = digest.parse(before.value)
+            if "exists" in value or not self._blobs.missing([Digest(value["digest"])]):
+                self._say(RUNS, "read", command.path, *where, why="the file is made anew", as_in=self._earlier.run)
+                if "exists" in value:
+                    return ask.Done(value["exists"])
+                return ask.Done(parsed(self._blobs.read(Digest(value["digest"])), command))
+        self._say(UNKNOWN, "read", command.path, *where, why=f"unknown until {missing.until}")
+        raise missing
 
     def _write(self, strand: str, command: ask.Write) -> ask.Answer:
         asking = self.journal.ask_for(strand, command)
         recorded = asking.recorded
-        self._written[command.path] = command.content
-        if recorded is not None and recorded.state is StepState.DONE:
-            self._files.passed(self._files.resolve(command.path), asking.key)
-            self._say(REUSED, "write", command.path, strand, command.position)
-        else:
-            why, differences = self._why(asking)
-            self._say(RUNS, "write", command.path, strand, command.position, why=why, differences=differences)
+        try:
+            target = self._files.resolve_target(command.path)
+            why = ""
+            differences: tuple[Difference, ...] = ()
+            if recorded is not None and recorded.state is StepState.DONE:
+                decision = look_at_written(self._files, asking.key, target, command.path, digest.of_bytes(command.content))
+                reused = isinstance(decision, Reuse) or self._as_recorded
+                why = "" if reused else "the file is missing"
+            else:
+                reused = False
+                why, differences = self._why(asking)
+        except UsageError as error:
+            return ask.refused(error)
+        if not reused or not target.exists():
+            self._files.will_write(target, command.content)
+        self._say(REUSED if reused else RUNS, "write", command.path, strand, command.position, why=why, differences=differences)
         return ask.Done()
 
     # Jobs
@@ -245,117 +275,111 @@ class PlanSession:
     def _submit(self, strand: str, command: ask.Submit) -> ask.Answer:
         try:
             built = self._submitter.build(command.draft)
+        except NotThere as error:
+            why = f"unknown until {error.until}"
+            self._say(UNKNOWN, "submit", command.draft.name, strand, command.position, why=why)
+            raise
         except UsageError as error:
             return ask.refused(error, "submit")
         asking = ask_submit(self.journal, strand, built, command.position)
-        job_id = job_id_of(self._run.id, asking.key, built.spec.name)
-        value = {"id": job_id, "name": built.spec.name, "count": len(built.tasks)}
-        recorded = asking.recorded
-        if recorded is not None and recorded.state is StepState.DONE and self._job(job_id) is not None:
-            counts = self._ports.jobs.count_tasks(job_id)
-            left = counts.total - counts.succeeded
-            self._say(REUSED, "submit", job_id, strand, command.position, tasks_reused=counts.succeeded, tasks_new=left)
-            return ask.Done(value, reused=True)
-        self._plan_job(strand, command.position, job_id, built, asking)
-        return ask.Done(value)
-
-    def _plan_job(self, strand: str, position: str, job_id: JobId, built: building.BuiltJob, asking: Asking) -> None:
-        prints = list(map(digest.fingerprinter(built.spec), built.tasks))
-        cached = self._options.cache and built.spec.cache and built.spec.name not in self._options.rerun
-        found = self._submitter.reusable(prints) if cached else {}
-        new = [index for index, each in enumerate(prints, 1) if each not in found]
-        reasons = self._reasons(built, new, cached)
-        why = "its tasks are run again whatever is known" if not cached else self._why(asking)[0] if not new else ""
+        name = built.spec.name
+        job_id = job_id_of(self._run.id, asking.key, name)
+        done = ask.Done({"id": job_id, "name": name, "count": len(built.tasks)})
+        is_recorded = asking.recorded is not None and asking.recorded.state is StepState.DONE
+        if is_recorded and (self._as_recorded or self._jobs.get(job_id) is not None):
+            self._jobs.passed(name)
+            counts = self._jobs.count(job_id) if self._jobs.get(job_id) is not None else None
+            reused, new = (counts.succeeded, counts.total - counts.succeeded) if counts is not None else (0, 0)
+            self._say(REUSED, "submit", job_id, strand, command.position, tasks_reused=reused, tasks_new=new)
+            return done
+        cached = self._options.cache and built.spec.cache and name not in self._options.rerun
+        sweep = self._jobs.add(job_id, built, asking.key, cached=cached)
+        why = f"the record of {job_id} was cleaned" if is_recorded and sweep.new else ""
+        if sweep.new and not cached:
+            why = "its tasks are run again whatever is known"
         self._say(
-            RUNS if new else REUSED,
+            RUNS if sweep.new else REUSED,
             "submit",
             job_id,
             strand,
-            position,
-            why=why if new else "",
-            tasks_reused=len(prints) - len(new),
-            tasks_new=len(new),
-            reasons=tuple(reasons),
+            command.position,
+            why=why,
+            tasks_reused=sweep.reused,
+            tasks_new=sweep.new,
+            reasons=sweep.reasons,
         )
-        if new:
-            self._unfinished[job_id] = f"{built.spec.name} ends ({len(new)} tasks to run)"
-        else:
-            self._virtual[job_id] = [
-                _as_reused(job_id, index, task, each, found[each])
-                for index, (task, each) in enumerate(zip(built.tasks, prints, strict=True), 1)
-            ]
-
-    def _reasons(self, built: building.BuiltJob, new: Iterable[int], cached: bool) -> list[Reason]:
-        """Why tasks are new, grouped by the part that differs from the job of the same name that ran before."""
-        before = self._before.get(built.spec.name)
-        if before is None or not cached:
-            count = len(list(new))
-            first = next(iter(new), 0)
-            return [Reason("never ran" if cached else "the cache is off", count, first)] if count else []
-        store = self._ports.jobs
-        by_params = {digest.canonical(outcome.params): outcome.task for outcome in store.list_outcomes(before.id)}
-        groups: Counter[str] = Counter()
-        examples: dict[str, tuple[int, tuple[Difference, ...]]] = {}
-        for index in new:
-            task = built.tasks[index - 1]
-            twin = by_params.get(digest.canonical(task.params))
-            if twin is None and index <= before.count and len(built.tasks) == before.count:
-                twin = store.get_task(before.id, index)
-            why, found = self._task_reason(before, twin, built, task)
-            groups[why] += 1
-            examples.setdefault(why, (index, found))
-        return [Reason(why, count, *examples[why]) for why, count in groups.most_common()]
-
-    def _task_reason(
-        self, before: Job, twin: Task | None, built: building.BuiltJob, task: TaskSpec
-    ) -> tuple[str, tuple[Difference, ...]]:
-        if twin is None:
-            return "never ran", ()
-        found = tuple(of_tasks(before.spec, self._ports.jobs.get_spec(before.id, twin.index), built.spec, task))
-        if found:
-            parts = [each.part for each in found if not (each.part == "command" and found[0].part.startswith("parameter"))]
-            return f"changed: {', '.join(parts)}", found
-        if twin.state is not TaskState.SUCCEEDED:
-            return f"{twin.state} before", ()
-        return "its outputs are not stored any more", ()
+        return done
 
     def _wait(self, strand: str, command: ask.Wait) -> ask.Answer:
         asking = self.journal.ask_for(strand, command)
         what = ", ".join(command.jobs)
-        open_jobs = [self._unfinished[each] for each in command.jobs if each in self._unfinished]
-        counted: dict[str, Counts] = {}
-        for each in command.jobs:
-            if each in self._virtual:
-                count = len(self._virtual[each])
-                counted[each] = Counts(succeeded=count, reused=count)
-            elif each not in self._unfinished:
-                counted[each] = self._ports.jobs.count_tasks(each)
-                if not counted[each].done or (counted[each].succeeded < counted[each].total and not command.allow_failures):
-                    left = counted[each].total - counted[each].succeeded
-                    open_jobs.append(f"{each} ends ({left} tasks to run)")
-        if open_jobs:
-            self._say(UNKNOWN, "wait", what, strand, command.position, why=f"unknown until {' and '.join(open_jobs)}")
+        planned = [each for each in command.jobs if self._jobs.is_planned(each)]
+        gone = [each for each in command.jobs if each not in planned and self._jobs.get(each) is None]
+        if gone:
+            why = f"the record of {' and '.join(gone)} was cleaned, and its results with it"
+            self._say(UNKNOWN, "wait", what, strand, command.position, why=why)
             raise Unplannable
-        recorded = asking.recorded
-        self._say(REUSED if recorded is not None or self._virtual else RUNS, "wait", what, strand, command.position)
-        names = {each: self._name_of(each) for each in command.jobs}
+        why = ""
+        replayed = self.journal.replayed(asking) if not planned else None
+        if replayed is not None and asking.recorded is not None:
+            outcome = digest.parse(asking.recorded.value or "{}").get("outcome")
+            timed_out = isinstance(replayed, ask.Raised) and replayed.error.kind == "WaitTimeout"
+            if timed_out or outcome == [self._ports.jobs.state_digest(each) for each in command.jobs]:
+                self._say(REUSED, "wait", what, strand, command.position)
+                return replayed if isinstance(replayed, ask.Raised) else self._waited(command, reused=True)
+            why = f"{what} changed since this run waited for it"
+        until = [text for text in map(self._jobs.until, command.jobs) if text]
+        if until:
+            self._say(UNKNOWN, "wait", what, strand, command.position, why=f"unknown until {' and '.join(until)}")
+            raise Unplannable
+        if self._jobs.again.intersection(planned):
+            why = "its tasks are run again; the plan goes on with what they gave before"
+        verdict = REUSED if planned and not why else RUNS
+        self._say(verdict, "wait", what, strand, command.position, why=why)
+        return self._waited(command, reused=False)
+
+    def _waited(self, command: ask.Wait, *, reused: bool) -> ask.Done:
+        counted = [(each, self._jobs.count(each)) for each in command.jobs]
         found = [
-            {"id": each, "name": names[each], "count": counts.total, "counts": counts.by_state()}
-            for each, counts in counted.items()
+            {"id": each, "name": self._jobs.name(each), "count": counts.total, "counts": counts.by_state()}
+            for each, counts in counted
         ]
-        return ask.Done({"jobs": found}, reused=recorded is not None)
+        return ask.Done({"jobs": found}, reused=reused)
 
-    def _name_of(self, job_id: str) -> str:
-        job = self._job(job_id)
-        return job.spec.name if job is not None else job_id.rpartition("-")[0]
-
-    def _job(self, job_id: str) -> Job | None:
+    def _fetch(self, strand: str, command: ask.Fetch) -> ask.Answer:
+        asking = self.journal.ask_for(strand, command)
+        recorded = asking.recorded
+        what = f"{command.job} to {command.dest}"
+        value = digest.parse(recorded.value) if recorded is not None and recorded.value is not None else None
+        if self._as_recorded and value is not None:
+            self._say(REUSED, "fetch", what, strand, command.position)
+            return ask.Done({"path": command.dest, "files": value["files"]}, reused=True)
+        planned = self._jobs.is_planned(command.job)
+        until = self._jobs.until(command.job) if planned else ""
         try:
-            return self._ports.jobs.get_job(job_id)
-        except NotFound:
-            return None
+            dest = self._files.resolve_outside(command.dest)
+            if not until:
+                files = self._lacking(command, dest, planned)
+        except (NotFound, UsageError) as error:
+            return ask.refused(error, "fetch")
+        if until:
+            self._say(UNKNOWN, "fetch", what, strand, command.position, why=f"unknown until {until}")
+            raise Unplannable
+        same = value is not None and not planned and value.get("outcome") == self._ports.jobs.state_digest(command.job)
+        if value is not None and same and files == 0:
+            self._say(REUSED, "fetch", what, strand, command.position)
+            return ask.Done({"path": command.dest, "files": value["files"]}, reused=True)
+        number = f"{files} file{'' if files == 1 else 's'} to bring"
+        if value is not None:
+            number += ", missing there or different" if same else f"; {command.job} changed since it was fetched"
+        self._say(RUNS, "fetch", what, strand, command.position, why=number)
+        self._files.may_make(f"{command.job} is fetched", dest)
+        return ask.Done({"path": command.dest, "files": files})
 
-
-def _as_reused(job_id: JobId, index: int, task: TaskSpec, fingerprint: Digest, attempt: Attempt) -> Outcome:
-    row = Task(job_id, index, TaskState.SUCCEEDED, fingerprint, origin=attempt.ref, name=task.name)
-    return Outcome(row, task.params, attempt)
+    def _lacking(self, command: ask.Fetch, dest: Any, planned: bool) -> int:
+        """How many files a fetch would write."""
+        blobs = self._ports.blobs
+        found = self._jobs.outcomes(command.job, 1, 1 << 40) if planned else fetching.outcomes(self._ports.jobs, command.job)
+        if not planned:
+            self._ports.jobs.get_job(command.job)
+        return fetching.bring(found, blobs, dest, only_count=True)

@@ -9,6 +9,9 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from sparkles import digest, rows
 from sparkles.engine.attempt import is_full
@@ -16,9 +19,9 @@ from sparkles.engine.commands import Answer, Done, Raised, Read, StepError, Writ
 from sparkles.engine.events import Noticed, Report
 from sparkles.engine.files import RunFiles
 from sparkles.engine.journal import Asking, Journal
-from sparkles.engine.replay import Reuse, decide_read, decide_write
+from sparkles.engine.replay import Execute, Reuse, decide_exists, decide_read, decide_write
 from sparkles.errors import RowsError, StorageFull, UsageError
-from sparkles.model import Digest, Json, StepState
+from sparkles.model import Digest, Json, Step, StepKey, StepState
 from sparkles.ports import Blobs
 
 
@@ -34,6 +37,46 @@ def parsed(data: bytes, command: Read) -> Json:
         return data.decode("utf-8")
     except UnicodeDecodeError:
         return data
+
+
+class Looked(msgspec.Struct, frozen=True):
+    """A recorded read, looked at again: what it saw, what is there at this point of the run, and what follows."""
+
+    decision: Reuse | Execute
+    recorded: Any
+    present: Any
+
+
+def look_at(files: RunFiles, recorded: Step | None, path: Path, name: str, frozen: bool) -> Looked:
+    """Whether a read of a file's content stands; `recorded` and `present` are digests, None where there is none."""
+    present = files.at_this_point(path)
+    value = _of_done(recorded)
+    if recorded is None or value is None:
+        return Looked(Execute("never ran"), None, present)
+    saw = Digest(value["digest"])
+    explained = files.seen_later(path, present, recorded.sequence)
+    return Looked(decide_read(name, saw, present, explained, frozen), saw, present)
+
+
+def look_whether(files: RunFiles, recorded: Step | None, path: Path, name: str, frozen: bool) -> Looked:
+    """As `look_at`, for whether there is such a file at all."""
+    present = files.exists_at_this_point(path)
+    value = _of_done(recorded)
+    saw = bool(value["exists"]) if value is not None else None
+    return Looked(decide_exists(name, saw, present, frozen), saw, present)
+
+
+def look_at_written(files: RunFiles, key: StepKey, target: Path, name: str, content: Digest) -> Reuse | Execute:
+    """Whether a recorded write stands; the replay has reached it now."""
+    files.passed(target, key)
+    return decide_write(name, content, files.present(target), files.later_writes(target))
+
+
+def _of_done(step: Step | None) -> dict[str, Any] | None:
+    if step is None or step.state is not StepState.DONE or step.value is None or step.error:
+        return None
+    found: dict[str, Any] = digest.parse(step.value)
+    return found
 
 
 class FileSteps:
@@ -60,28 +103,21 @@ class FileSteps:
             return refused(UsageError(f"{command.path}: cannot be read: {error.strerror}"))
 
     def _exists(self, asking: Asking, path: Path) -> Answer:
-        present = self._files.exists_at_this_point(path)
-        recorded = asking.recorded
-        if recorded is not None and recorded.state is StepState.DONE and recorded.value is not None:
-            saw = bool(digest.parse(recorded.value)["exists"])
-            if saw == present or self._frozen:
-                return Done(saw, reused=True)
-            name = digest.parse(asking.parts)["path"]
-            self._report(Noticed(text=f"{name} {'exists now' if present else 'is gone'}, unlike when this run first looked"))
-        self._journal.finish(asking, {"exists": present})
-        return Done(present)
+        looked = look_whether(self._files, asking.recorded, path, digest.parse(asking.parts)["path"], self._frozen)
+        if isinstance(looked.decision, Reuse):
+            return Done(looked.recorded, reused=True)
+        if looked.decision.notice:
+            self._report(Noticed(text=looked.decision.notice))
+        self._journal.finish(asking, {"exists": looked.present})
+        return Done(looked.present)
 
     def _content(self, asking: Asking, path: Path, command: Read) -> Answer:
-        recorded = asking.recorded
-        present = self._files.at_this_point(path)
-        if recorded is not None and recorded.state is StepState.DONE and recorded.value is not None and not recorded.error:
-            saw = Digest(digest.parse(recorded.value)["digest"])
-            explained = self._files.seen_later(path, present, recorded.sequence)
-            decision = decide_read(command.path, saw, present, explained, self._frozen)
-            if decision.notice:
-                self._report(Noticed(text=decision.notice))
-            if isinstance(decision, Reuse) and not self._blobs.missing([saw]):
-                return Done(parsed(self._blobs.read(saw), command), reused=True)
+        looked = look_at(self._files, asking.recorded, path, command.path, self._frozen)
+        if looked.decision.notice:
+            self._report(Noticed(text=looked.decision.notice))
+        saw, present = looked.recorded, looked.present
+        if isinstance(looked.decision, Reuse) and saw is not None and not self._blobs.missing([saw]):
+            return Done(parsed(self._blobs.read(saw), command), reused=True)
         if present is None:
             raise UsageError(f"{command.path}: no such file (looked for {path})")
         value = parsed(self._blobs.read(present), command)
@@ -96,8 +132,7 @@ class FileSteps:
             target = self._files.resolve_target(command.path)
             recorded = asking.recorded
             if recorded is not None and recorded.state is StepState.DONE:
-                self._files.passed(target, asking.key)
-                decision = decide_write(command.path, content, self._files.present(target), self._files.later_writes(target))
+                decision = look_at_written(self._files, asking.key, target, command.path, content)
                 if decision.notice:
                     self._report(Noticed(text=decision.notice))
                 if isinstance(decision, Reuse):

@@ -18,14 +18,15 @@ from sparkles.ports import Blobs, Clock
 
 
 class HeldTask:
-    """A claim in hand, from its start on. `handle` is 0 until its program runs; `why` is PREEMPTED or CANCELLED once this worker has
-    decided to end it."""
+    """A claim in hand, from its start on. `handle` is 0 until its program runs; `told` once the store knows that it does; `why` is
+    PREEMPTED or CANCELLED once this worker has decided to end it."""
 
-    __slots__ = ("claim", "folder", "handle", "need", "plan", "started_at_ms", "why")
+    __slots__ = ("claim", "folder", "handle", "need", "plan", "started_at_ms", "told", "why")
 
     def __init__(self, claim: Claim, plan: Plan, need: Amount, folder: str, started_at_ms: int) -> None:
         self.claim, self.plan, self.need, self.folder, self.started_at_ms = claim, plan, need, folder, started_at_ms
         self.handle = 0
+        self.told = False
         self.why: FailureClass | None = None
 
 

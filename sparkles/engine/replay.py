@@ -26,19 +26,19 @@ class Execute(msgspec.Struct, frozen=True):
     notice: str = ""
 
 
-def decide(step: Step | None, followed: bool) -> Reuse | Execute:
+def decide(step: Step | None, passed: bool) -> Reuse | Execute:
     """The general rule.
 
     Args:
         step: What is recorded under the key, or None.
-        followed: Whether the strand recorded a later step; looked at for errors only. An error that the script went on past was
-            caught and replays as it was; the one that ended the run is tried again.
+        passed: Whether the script went on past it; looked at for errors only. Such an error was caught and replays as it was; the
+            one that ended the run is tried again.
     """
     if step is None:
         return Execute("never ran")
     if step.state is StepState.STARTED:
         return Execute("was interrupted")
-    if step.error and not followed:
+    if step.error and not passed:
         return Execute("ended the run")
     return Reuse()
 
@@ -59,6 +59,16 @@ def decide_read(path: str, recorded: Digest | None, present: Digest | None, expl
     if present is None:
         return Reuse(f"{path} is gone since this run read it; the recorded content is used")
     return Execute("changed", f"{path} changed since this run read it; the new content is used (--frozen keeps the recorded)")
+
+
+def decide_exists(path: str, recorded: bool | None, present: bool, frozen: bool) -> Reuse | Execute:
+    """A look whether a file exists; `recorded` is what it found then, None where it is not recorded."""
+    if recorded is None:
+        return Execute("never ran")
+    if recorded == present or frozen:
+        return Reuse()
+    how = "exists now" if present else "is gone"
+    return Execute(how, f"{path} {how}, unlike when this run first looked")
 
 
 def decide_write(path: str, written: Digest, present: Digest | None, later: Iterable[Digest]) -> Reuse | Execute:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from sparkles.errors import NotFound, UsageError
-from sparkles.model import Job, Run
+from sparkles.model import Job, Run, RunState
 from sparkles.ports import JobStore, RunStore
 from sparkles.suggest import nearest
 
@@ -41,6 +41,15 @@ class TaskOf:
 def run(runs: RunStore, word: str) -> Run:
     """The run that `word` names. Raises NotFound with the nearest ids, or UsageError with the candidates."""
     return _one("run", word, lambda: runs.list_runs(limit=_ALL), "sparkles runs")
+
+
+def earlier(runs: RunStore, run: Run) -> Run | None:
+    """The run that a plan of `run` is compared with: the newest other one that succeeded, else the newest; first of the same parameters."""
+    for args in (run.args, None):
+        others = [each for each in runs.list_runs(workflow=run.workflow, args=args) if each.id != run.id]
+        if others:
+            return next((each for each in others if each.state is RunState.SUCCEEDED), others[0])
+    return None
 
 
 def job(jobs: JobStore, word: str) -> Job:

@@ -30,6 +30,14 @@ from sparkles.model import Json, StepState
 from sparkles.ports import Clock
 
 
+def drawn(command: Random) -> float | int:
+    """A value by chance, as `random` gives it."""
+    chance = random.SystemRandom()
+    if command.low is None or command.high is None:
+        return chance.random()
+    return chance.randint(command.low, command.high)
+
+
 class SmallSteps:
     """Steps whose whole effect is their record."""
 
@@ -47,13 +55,7 @@ class SmallSteps:
     def random(self, strand: str, command: Random) -> Answer:
         """-> a float in [0, 1) or an integer between the bounds, both included."""
         asking = self._journal.ask_for(strand, command)
-        replayed = self._journal.replayed(asking)
-        if replayed is not None:
-            return replayed
-        chance = random.SystemRandom()
-        if command.low is None or command.high is None:
-            return self._draw(asking, chance.random())
-        return self._draw(asking, chance.randint(command.low, command.high))
+        return self._journal.replayed(asking) or self._draw(asking, drawn(command))
 
     def uuid(self, strand: str, command: Uuid) -> Answer:
         """-> a version 4 UUID as text."""

@@ -8,7 +8,7 @@ counts in no key and a replay in another order gives the same values.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import msgspec
@@ -26,17 +26,19 @@ from sparkles.engine.commands import (
     Program,
     Raised,
     Spawn,
+    StepEnd,
     StepError,
     Unrecorded,
 )
 from sparkles.engine.joins import Join
 from sparkles.engine.journal import Journal, Parked
+from sparkles.engine.pace import sleep_until_due
 from sparkles.ports import Clock, Notifier
 
-GREATEST_SLEEP_S = 0.5
-"""Without any hint the loop looks this often: a lost hint costs no more."""
-
 MAIN = "main"
+
+CANCELLED = "Cancelled"
+"""The kind of error that awaiting a cancelled strand raises."""
 
 FAILED = "Failed"
 """The kind of `fail`: it ends the run in whichever strand it stands, and nothing catches it."""
@@ -58,17 +60,18 @@ class Stuck(Exception):
 
 
 class Strand:
-    """One line of control: its label, who started it (0: nobody), and what it stands at."""
+    """One line of control: its label, who started it (0: nobody), how many steps it asked for, and which strands are cancelled with it."""
 
-    __slots__ = ("children", "command", "join", "label", "number", "parent")
+    __slots__ = ("asked", "children", "depth", "join", "label", "number", "parent")
 
-    def __init__(self, number: int, label: str, parent: int, join: Join | None) -> None:
+    def __init__(self, number: int, label: str, parent: int, depth: int, join: Join | None) -> None:
         self.number = number
         self.label = label
         self.parent = parent
+        self.depth = depth
         self.join = join
-        self.children: list[int] = []
-        self.command: Command | None = None
+        self.children: dict[int, None] = {}
+        self.asked = 0
 
 
 def run_strands(
@@ -101,14 +104,18 @@ class _Loop:
         self._ready: deque[tuple[int, Answer | None]] = deque()
         self._waiting: dict[int, Pending] = {}
         self._parked: dict[int, Asked] = {}
+        # The strands that a recorded decision cancelled: the step that each comes to, and no further.
+        self._came: dict[str, int] = {}
+        self._withheld: dict[int, Answer | None] = {}
+        self._failing: list[tuple[Join, str, Ended]] = []
         self._awaited_by: dict[int, list[int]] = {}
-        self._spawned: dict[int, Ended | None] = {}
+        self._spawned: dict[int, tuple[str, Ended | None]] = {}
         self._unseen: dict[int, Ended] = {}
         self._labels: Counter[str] = Counter()
 
     def run(self) -> Ended:
         main = self._program.start()
-        self._strands[main] = Strand(main, MAIN, 0, None)
+        self._strands[main] = Strand(main, MAIN, 0, 0, None)
         self._ready.append((main, None))
         main_ended: Ended | None = None
         while True:
@@ -117,15 +124,18 @@ class _Loop:
                 number, answer = self._ready.popleft()
                 stopped = self._program.resume(number, answer)
                 if isinstance(stopped, Asked):
-                    self._begin(stopped)
+                    self._stopped(stopped)
                 elif stopped.error is not None and (number == main or stopped.error.kind == FAILED):
                     return stopped
                 elif number == main:
                     main_ended = stopped
+                    self._session.journal.went_on(MAIN)
                 else:
                     self._end(stopped)
-            if main_ended is not None and not any(ended is None for ended in self._spawned.values()):
+            if main_ended is not None and not any(ended is None for _, ended in self._spawned.values()):
                 return next(iter(self._unseen.values()), main_ended)
+            if self._settle():
+                continue
             if self._waiting:
                 self._poll()
             elif not self._wake_parked():
@@ -138,19 +148,36 @@ class _Loop:
             polled = pending.poll()
             if polled is not None:
                 del self._waiting[number]
-                self._ready.append((number, polled))
+                self._answer(number, polled)
 
     # Commands
 
+    def _stopped(self, asked: Asked) -> None:
+        """A strand asks for its next step: it has gone on past what failed before."""
+        strand = self._strands[asked.strand]
+        # A replayed `step` has no end of its own.
+        strand.asked += not isinstance(asked.command, StepEnd)
+        self._session.journal.went_on(strand.label)
+        self._begin(asked)
+
+    def _answer(self, number: int, answer: Answer | None) -> None:
+        """The strand goes on with that, unless it was cancelled at this place in the execution that is replayed."""
+        strand = self._strands[number]
+        if strand.asked == self._came.get(strand.label):
+            self._withheld[number] = answer
+        else:
+            self._ready.append((number, answer))
+
     def _begin(self, asked: Asked) -> None:
         strand = self._strands[asked.strand]
-        command = strand.command = asked.command
+        command = asked.command
         if isinstance(command, Parallel):
             self._fork(strand, asked, command)
         elif isinstance(command, Spawn):
-            self._spawned[command.child.strand] = None
             self._start(strand, command.child, None)
-            self._ready.append((strand.number, Done()))
+            self._answer(strand.number, Done())
+        elif strand.asked == self._came.get(strand.label):
+            self._parked[strand.number] = asked
         elif isinstance(command, Await):
             self._await(strand, command)
         else:
@@ -160,95 +187,155 @@ class _Loop:
                 self._parked[strand.number] = asked
                 return
             if isinstance(begun, Done | Raised | Unrecorded):
-                self._ready.append((strand.number, begun))
+                self._answer(strand.number, begun)
                 return
             polled = begun.poll()
             if polled is not None:
-                self._ready.append((strand.number, polled))
+                self._answer(strand.number, polled)
             else:
                 self._waiting[strand.number] = begun
 
     def _fork(self, strand: Strand, asked: Asked, command: Parallel) -> None:
         try:
-            join = Join(self._session.journal, strand.number, strand.label, command)
+            join = Join(self._session.journal, strand.number, strand.label, strand.depth, command)
         except Parked:
             self._parked[strand.number] = asked
             return
         if not command.children:
-            self._ready.append((strand.number, join.finish()))
+            self._answer(strand.number, join.finish())
             return
         for child in command.children:
             self._start(strand, child, join)
-        join.park_others([self._strands[child.strand].label for child in command.children])
+        join.begin()
+        self._came.update(join.came)
+        self._start_next(join)
+
+    def _start_next(self, join: Join) -> None:
         for number in join.next_to_start():
-            self._ready.append((number, None))
+            self._answer(number, None)
 
     def _start(self, parent: Strand, child: Child, join: Join | None) -> None:
         """Gives a child its label; one that is spawned is ready at once, one that is joined when the limit lets it."""
-        label = f"{parent.label}/{child.key}"
+        label = f"{parent.label}/{_escaped(child.key)}"
         self._labels[label] += 1
         if self._labels[label] > 1:
             label = f"{label}~{self._labels[label]}"
-        self._strands[child.strand] = Strand(child.strand, label, parent.number, join)
-        parent.children.append(child.strand)
+        self._strands[child.strand] = Strand(child.strand, label, parent.number, parent.depth + 1, join)
+        parent.children[child.strand] = None
         self._program.name(child.strand, label)
         if join is None:
-            self._ready.append((child.strand, None))
+            self._spawned[child.strand] = (label, None)
+            self._answer(child.strand, None)
         else:
             join.add(child.strand, label)
 
     def _await(self, strand: Strand, command: Await) -> None:
-        ended = self._spawned.get(command.strand)
+        label, ended = self._spawned[command.strand]
         if ended is None:
             self._awaited_by.setdefault(command.strand, []).append(strand.number)
         else:
-            self._unseen.pop(command.strand, None)
-            self._ready.append((strand.number, _outcome(ended)))
+            self._tell(strand, label, ended)
+
+    def _tell(self, strand: Strand, label: str, ended: Ended) -> None:
+        """A spawned strand's end, to one that awaited it."""
+        self._unseen.pop(ended.strand, None)
+        self._session.journal.hand_over(label, strand.label)
+        self._answer(strand.number, _outcome(ended))
 
     # Ends
 
     def _end(self, ended: Ended) -> None:
         strand = self._strands.pop(ended.strand)
+        if ended.error is None:
+            self._session.journal.went_on(strand.label)
+        self._leave_to_parent(strand)
         if strand.join is not None:
             self._joined(strand, strand.join, ended)
-            return
-        self._spawned[ended.strand] = ended
-        waiting = self._awaited_by.pop(ended.strand, [])
-        for number in waiting:
-            self._ready.append((number, _outcome(ended)))
-        if ended.error is not None and not waiting:
-            self._unseen[ended.strand] = ended
+        else:
+            self._spawn_ended(strand, ended)
+
+    def _leave_to_parent(self, strand: Strand) -> None:
+        """What it spawned and did not await is cancelled with its parent from now on."""
+        parent = self._strands.get(strand.parent)
+        if parent is not None:
+            del parent.children[strand.number]
+            for number in strand.children:
+                self._strands[number].parent = parent.number
+                parent.children[number] = None
+
+    def _spawn_ended(self, strand: Strand, ended: Ended, *, cancelled: bool = False) -> None:
+        """Whoever awaits the strand is told, now or later."""
+        self._spawned[strand.number] = (strand.label, ended)
+        if ended.error is not None and not cancelled:
+            self._unseen[strand.number] = ended
+        for number in self._awaited_by.pop(strand.number, ()):
+            if number in self._strands:
+                self._tell(self._strands[number], strand.label, ended)
 
     def _joined(self, strand: Strand, join: Join, ended: Ended) -> None:
-        deciding = join.ended(strand.number, strand.label, ended)
+        replaying = join.replaying
+        deciding = join.ended(strand.label, ended)
+        if replaying and not join.replaying:
+            self._released()
         if deciding is not None:
-            for number in join.open():
-                self._cancel(number)
-            self._ready.append((join.parent, join.fail(deciding[0], _outcome(deciding[1]))))
+            self._failing.append((join, *deciding))
+            if not join.replaying:
+                self._fail(*self._failing.pop())
         elif join.done():
-            self._ready.append((join.parent, join.finish()))
+            self._answer(join.parent, join.finish())
         else:
-            for number in join.next_to_start():
-                self._ready.append((number, None))
-            self._retry_parked()
+            self._start_next(join)
 
-    def _cancel(self, number: int) -> None:
+    def _settle(self) -> bool:
+        """Raises one error that decided a join before, the innermost first, once the siblings have come as far as they had come; False
+        where there is none."""
+        for failing in sorted(self._failing, key=lambda each: -each[0].depth):
+            if not any(number in self._waiting for child in failing[0].open() for number in self._below(child)):
+                self._failing.remove(failing)
+                self._fail(*failing)
+                return True
+        return False
+
+    def _fail(self, join: Join, label: str, ended: Ended) -> None:
+        """Cancels the children that are left, and raises the error in the parent."""
+        cancelled: dict[str, int] = {}
+        for number in join.open():
+            self._cancel(number, cancelled)
+        join.fail(label, cancelled)
+        for each in join.came:
+            self._came.pop(each, None)
+        self._session.journal.hand_over(label, self._strands[join.parent].label)
+        self._answer(join.parent, _outcome(ended))
+        self._retry_parked()
+
+    def _below(self, number: int) -> Iterator[int]:
+        """A strand, and those that are cancelled with it."""
+        yield number
+        for child in self._strands[number].children:
+            yield from self._below(child)
+
+    def _cancel(self, number: int, cancelled: dict[str, int]) -> None:
         """Stops a strand at its present yield, and those below it. Its jobs go on; a `shell` command of its own is ended."""
-        strand = self._strands.pop(number, None)
-        if strand is None:
-            return
-        for child in strand.children:
-            self._cancel(child)
-        if strand.join is None and number in self._spawned:
-            self._spawned[number] = Ended(number)
-        self._parked.pop(number, None)
-        pending = self._waiting.pop(number, None)
-        if pending is not None:
+        self._strands[self._strands[number].parent].children.pop(number)
+        for each in list(self._below(number)):
+            strand = self._strands.pop(each)
+            cancelled[strand.label] = strand.asked
+            self._parked.pop(each, None)
+            self._withheld.pop(each, None)
+            pending = self._waiting.pop(each, None)
             stop = getattr(pending, "stop", None)
             if stop is not None:
                 stop()
-        self._ready = deque(entry for entry in self._ready if entry[0] != number)
-        self._program.cancel(number)
+            self._program.cancel(each)
+            if strand.join is None:
+                message = f"await: strand {strand.label} was cancelled with the strand that spawned it"
+                self._spawn_ended(strand, Ended(each, StepError(message, kind=CANCELLED)), cancelled=True)
+        gone = {each for each, _ in self._ready if each not in self._strands}
+        if gone:
+            self._ready = deque(entry for entry in self._ready if entry[0] not in gone)
+        self._failing = [failing for failing in self._failing if failing[0].parent in self._strands]
+
+    # Parking
 
     def _retry_parked(self) -> None:
         """Lets parked strands ask again: one that is still parked parks again."""
@@ -256,15 +343,25 @@ class _Loop:
         for asked in parked.values():
             self._begin(asked)
 
+    def _released(self) -> None:
+        """A join's recorded decision was given up: what it held back goes on in earnest."""
+        joins = {id(strand.join): strand.join for strand in self._strands.values() if strand.join is not None}
+        self._came = {label: number for join in joins.values() for label, number in join.came.items()}
+        withheld, self._withheld = self._withheld, {}
+        for number, answer in withheld.items():
+            self._answer(number, answer)
+        self._retry_parked()
+
     def _wake_parked(self) -> bool:
         """Where there is nothing else to do, the strand whose error decided a join earlier cannot be waited for: the script was edited,
         and the parked ones go on in earnest. False where there are none."""
-        if not self._parked:
+        if not self._parked and not self._withheld:
             return False
-        for strand in self._strands.values():
-            if strand.join is not None:
-                strand.join.give_up_parking()
-        self._retry_parked()
+        for strand in list(self._strands.values()):
+            if strand.join is not None and strand.join.replaying:
+                strand.join.give_up()
+                self._start_next(strand.join)
+        self._released()
         if not self._ready and not self._waiting:
             raise Stuck
         return True
@@ -272,13 +369,19 @@ class _Loop:
     def _name_deadlock(self) -> None:
         """Strands that wait for each other for ever: raised in one of them, as a mistake of the script."""
         for awaited, waiting in self._awaited_by.items():
-            if waiting:
-                number = waiting.pop()
-                strand, other = self._strands[number], self._strands[awaited]
+            strand = next((self._strands[number] for number in reversed(waiting) if number in self._strands), None)
+            if strand is not None:
+                waiting.remove(strand.number)
+                other = self._strands[awaited]
                 circle = "itself" if other is strand else f"strand {other.label}, which waits for it in turn"
                 message = f"await: deadlock: strand {strand.label} waits for {circle}"
-                self._ready.append((number, Raised(StepError(message, kind="Usage", usage=True))))
+                self._ready.append((strand.number, Raised(StepError(message, kind="Usage", usage=True))))
                 return
+
+
+def _escaped(key: str) -> str:
+    """A key as a part of a label, in which "/" and "~" have a meaning."""
+    return key.replace("%", "%25").replace("/", "%2F").replace("~", "%7E") if any(each in key for each in "%/~") else key
 
 
 def _outcome(ended: Ended) -> Done | Raised:
@@ -286,17 +389,6 @@ def _outcome(ended: Ended) -> Done | Raised:
     error = ended.error
     if error is None:
         return Done()
-    fields = error.fields if "position" in error.fields else {**error.fields, "position": ended.position}
-    return Raised(msgspec.structs.replace(error, fields=fields))
-
-
-def sleep_until_due(pendings: Iterable[Pending], notifier: Notifier, clock: Clock) -> None:
-    """Blocks until a hint comes or the first of the pendings is due."""
-    now = clock.monotonic()
-    due = now + GREATEST_SLEEP_S
-    for pending in pendings:
-        when = pending.due()
-        if when is not None and when < due:
-            due = when
-    if due > now:
-        notifier.wait(due - now)
+    if ended.position and "position" not in error.fields:
+        error = msgspec.structs.replace(error, fields={**error.fields, "position": ended.position})
+    return Raised(error, strand=ended.strand)

@@ -81,7 +81,7 @@ class NoJournal(Journal):
         self.asked = 0
         self.performed = 0
 
-    def ask(self, strand: str, kind: str, arguments: Json, position: str) -> Asking:
+    def ask(self, strand: str, kind: str, arguments: Json, position: str, *, begun: bool = False) -> Asking:
         """Finds nothing."""
         return Asking(StepKey(strand, kind, Digest(""), 1), "", position, None)
 
@@ -89,6 +89,12 @@ class NoJournal(Journal):
         """Does nothing."""
 
     def finish(self, asking: Asking, value: Json, *, error: bool = False) -> None:
+        """Does nothing."""
+
+    def went_on(self, strand: str) -> None:
+        """Does nothing."""
+
+    def hand_over(self, strand: str, other: str) -> None:
         """Does nothing."""
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 
 import msgspec
@@ -22,7 +22,7 @@ from sparkles.engine.crew import Crew
 from sparkles.engine.records import HeldTask, Records
 from sparkles.engine.reservation import Reservation
 from sparkles.engine.runner import Ended, Launch, Runner, StartFailed
-from sparkles.errors import BackendError, StorageFull
+from sparkles.errors import BackendError, NotFound, StorageFull
 from sparkles.model import Attempt, Claim, FailureClass, Finish, TaskState
 from sparkles.model import Worker as WorkerRow
 from sparkles.ports import Blobs, Clock, JobStore, Notifier
@@ -90,6 +90,7 @@ class Worker:
         self._running: dict[int, HeldTask] = {}
         self._busy: dict[str, HeldTask] = {}  # by token: with the crew, before or after their program
         self._finishes: list[Finish] = []
+        self._failed: dict[str, int] = {}  # failed tasks of jobs that may have so many, as far as known here
         self._scratches: list[str] = []  # folders of the attempts in `_finishes`: their scratch directories go after the sweep
         self._spares: list[str] = []  # scratch directories that are as good as new
         self._typical_cpu = 1.0  # of the last task started: what the next is expected to take
@@ -138,6 +139,8 @@ class Worker:
                 ended, ready = runner.wait(self._pause(hint_fd))
                 for each in ended:
                     self._free(each)
+                if self._failed:
+                    ended = self._limited_first(ended)
                 if hint_fd < 0 or hint_fd in ready:
                     self._hinted = self._notifier.wait(0.0) or self._hinted
                 if self.mode is Mode.SERVING:
@@ -283,7 +286,10 @@ class Worker:
                 if task.claim.token not in held:
                     self._end(task, FailureClass.CANCELLED)
             if any(claim.token not in held for claim in self._queue):
-                self._queue = deque(claim for claim in self._queue if claim.token in held)
+                self._requeue(claim for claim in self._queue if claim.token in held)
+            # Tasks of a job may fail elsewhere too.
+            for job in {claim.ref.job for claim in self._queue} & self._failed.keys():
+                self._limit_failures(job)
         self._reservation.look()
 
     def _leave_off(self) -> None:
@@ -351,6 +357,10 @@ class Worker:
         while queue and len(self._running) + len(self._busy) < MOST_RUNNING:
             claim = queue[0]
             plan = self._plan(claim)
+            if plan.spec.max_failures is not None and not self._may_start(claim.ref.job, plan.spec.max_failures):
+                if queue and queue[0] is claim:
+                    return
+                continue
             resources = claim.spec.resources or plan.spec.resources
             need = capacity.needed(resources, claim.memory_bytes)
             total = self._reservation.total
@@ -363,6 +373,12 @@ class Worker:
             queue.popleft()
             self._start(claim, plan, need, problem)
 
+    def _requeue(self, claims: Iterable[Claim]) -> None:
+        """Replaces the queue's content: the queue itself stays, `_start_queued` is going through it."""
+        kept = list(claims)
+        self._queue.clear()
+        self._queue.extend(kept)
+
     def _need(self, claim: Claim) -> Amount:
         return capacity.needed(claim.spec.resources or self._plan(claim).spec.resources, claim.memory_bytes)
 
@@ -373,6 +389,8 @@ class Worker:
             if len(self._plans) >= _PLANS:
                 self._plans.clear()
             plan = self._plans[job] = Plan(self._jobs.get_job(job).spec, job, self._row.id, self._environ)
+            if plan.spec.max_failures is not None and job not in self._failed:
+                self._failed[job] = self._jobs.count_tasks(job).failed
         return plan
 
     # One task
@@ -413,6 +431,7 @@ class Worker:
             )
             task.handle = self._runner.start(launch)
             self._running[task.handle] = task
+            self._commit_soon()
         except AttemptFailed as failed:
             self._not_started(task, failed)
         except StartFailed as failed:
@@ -476,18 +495,30 @@ class Worker:
         finish = retry.conclude(attempt, task.claim, task.plan.spec, attempt.ended_at_ms)
         self._finishes.append(finish)
         self._scratches.append(task.folder)
+        self._commit_soon()
+        job, limit = task.claim.ref.job, task.plan.spec.max_failures
+        if limit is not None and finish.state is TaskState.FAILED:
+            self._failed[job] = self._failed.get(job, 0) + 1
+            if self._failed[job] > limit:
+                self._commit()
+
+    def _commit_soon(self) -> None:
         if self._commit_at == NEVER:
             self._commit_at = self._clock.monotonic() + self._pace.commit_s
 
     def _commit(self) -> None:
-        """Records what ended, in one transaction, after whatever those tasks left behind is gone."""
+        """Records what ended and what was started, in one transaction, after whatever the ended tasks left behind is gone."""
         batch = self._finishes
         self._commit_at = NEVER
-        self._runner.sweep({finish.attempt.token for finish in batch})
-        while self._scratches:
-            files.keep_spare(self._scratches.pop(), self._spares)
+        if batch:
+            self._runner.sweep({finish.attempt.token for finish in batch})
+            while self._scratches:
+                files.keep_spare(self._scratches.pop(), self._spares)
+        started = [task for task in (*self._running.values(), *self._busy.values()) if task.handle and not task.told]
+        if not batch and not started:
+            return
         try:
-            self._jobs.finish(batch)
+            self._jobs.finish(batch, [task.claim for task in started])
         except BackendError as error:
             self._bear(error, f"{len(batch)} outcomes are not recorded yet")
             if self.mode is Mode.STOPPING:
@@ -495,16 +526,50 @@ class Worker:
             self._commit_at = self._clock.monotonic() + _RETRY_S
             return
         self._finishes = []
+        for task in started:
+            task.told = True
+        self._tell_soon()
+        if not batch:
+            return
         if self._short:
             self._next_claim = self._clock.monotonic()  # the ends of a job's tasks make room for others of it
-        for job in {finish.attempt.ref.job for finish in batch if finish.state is TaskState.FAILED}:
+        for job in {finish.attempt.ref.job for finish in batch if finish.state is TaskState.FAILED} & self._failed.keys():
             self._limit_failures(job)
-        self._tell_soon()
+
+    # Jobs that may have so many failures and no more: the store cancels what is pending of them, a worker gives back what it has ahead
+
+    def _limited_first(self, ended: list[Ended]) -> list[Ended]:
+        """Looks after programs of jobs with a limit before others are started in their place; returns the rest."""
+        rest = []
+        for each in ended:
+            if self._running[each.handle].plan.spec.max_failures is not None:
+                self._ended(each)
+            else:
+                rest.append(each)
+        return rest
+
+    def _may_start(self, job: str, limit: int) -> bool:
+        """Whether another task of a job may start. False while tasks that could be its last failures are looked after; and where it has
+        too many: then its claims are gone from the queue."""
+        unjudged = sum(1 for task in self._busy.values() if task.handle and task.claim.ref.job == job)
+        if not unjudged and self._failed.get(job, 0) > limit:
+            self._limit_failures(job)  # which counts again: after a reset there are fewer
+        return self._failed.get(job, 0) + unjudged <= limit
 
     def _limit_failures(self, job: str) -> None:
-        limit = self._jobs.get_job(job).spec.max_failures
-        if limit is None:
+        """Counts a job's failures; where there are more than it may have, what was claimed of it and is not started is given back, which
+        cancels it."""
+        try:
+            failed = self._jobs.count_tasks(job).failed
+            limit = self._jobs.get_job(job).spec.max_failures
+        except NotFound:
+            return  # deleted just now, so that it has no claims
+        unrecorded = sum(1 for each in self._finishes if each.state is TaskState.FAILED and each.attempt.ref.job == job)
+        self._failed[job] = failed + unrecorded
+        if limit is None or failed <= limit:
             return
-        failed = self._jobs.count_tasks(job).failed
-        if failed > limit:
-            self._jobs.cancel_pending(job, f"{failed} tasks of the job failed and at most {limit} may")
+        self._jobs.release([claim for claim in self._queue if claim.ref.job == job])
+        self._requeue(claim for claim in self._queue if claim.ref.job != job)
+        for task in self._busy.values():
+            if not task.handle and task.claim.ref.job == job:
+                self._end(task, FailureClass.CANCELLED)

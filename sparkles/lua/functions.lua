@@ -156,17 +156,41 @@ setmetatable(null, {
 })
 H.protected[null] = {}
 
+-- What a declaration's `pattern` and `check` find wrong with a value, or nil.
+local function refusal(name, spec, value, all)
+  if spec.pattern then
+    local ok, found = H.names.pcall(find, value, spec.pattern)
+    if not ok then misuse(format("params: %s.pattern: not a Lua pattern: %s", name, spec.pattern)) end
+    if not found then return format("expected a text that matches '%s', found '%s'", spec.pattern, value) end
+  end
+  if not spec.check then return nil end
+  local _ <close> = H.enter("a check of params")
+  local why = spec.check(value, all)
+  if why == nil or why == true then return nil end
+  return why == false and format("not a value for %s", name) or text(why)
+end
+
 function api.params(specs)
   local sent = {}
-  for name, spec in raw_next, specs do sent[name] = spec end
+  for name, spec in raw_next, specs do
+    sent[name] = {}
+    for key, value in raw_next, spec do
+      if key ~= "check" then sent[name][key] = value end
+    end
+  end
   local bytes, problem = call("typed_params", packed("params", sent, ""))
+  if problem then misuse("params: " .. problem) end
+  local typed, refused = {}, {}
+  for key, value in raw_next, H.unpack(bytes) do
+    if value ~= null then typed[key] = value end
+  end
+  for _, name in raw_ipairs(H.sorted_keys(typed)) do refused[name] = refusal(name, specs[name], typed[name], typed) end
+  problem = call("checked_params", packed("params", refused, ""))
   if problem then misuse("params: " .. problem) end
   declared = {}
   for name in raw_next, specs do declared[name] = true end
   for key in raw_next, values do values[key] = nil end
-  for key, value in raw_next, H.unpack(bytes) do
-    if value ~= null then values[key] = value end
-  end
+  for key, value in raw_next, typed do values[key] = value end
   return args
 end
 

@@ -67,6 +67,7 @@ class ScriptHost:
         self._sources: dict[bytes, bytes] = {}
         self._function_sources: dict[tuple[bytes, int, int], bytes] = {}
         self._asked: dict[int, bytes] = {}
+        self._specs: dict[str, Any] = {}
         self._runtime = self._build(
             {
                 "interrupted": interrupted,
@@ -78,6 +79,7 @@ class ScriptHost:
                 "check_row": self._check_row,
                 "duration": self._duration,
                 "typed_params": self._typed_params,
+                "checked_params": self._checked_params,
                 "outcomes": self._page,
                 "key": lambda content: hashlib.sha256(content).hexdigest()[:12].encode(),
             },
@@ -219,10 +221,24 @@ class ScriptHost:
             return None, str(error).encode("utf-8", "surrogateescape")
 
     def _typed_params(self, specs: bytes) -> tuple[bytes | None, bytes | None]:
+        self._specs = from_lua(specs)
         try:
-            return to_lua(parameters.typed(from_lua(specs), self._args)), None
+            values, problems = parameters.typed(self._specs, self._args)
         except SpecError as error:
             return None, str(error).encode("utf-8", "surrogateescape")
+        return (None, self._refused(problems)) if problems else (to_lua(values), None)
+
+    def _checked_params(self, refused: bytes) -> bytes | None:
+        """What `pattern` and `check` found wrong: name to sentence."""
+        found = {name: _text(why) for name, why in (from_lua(refused) or {}).items()}
+        try:
+            problems = parameters.checked(self._specs, self._args, found)
+        except SpecError as error:
+            return str(error).encode("utf-8", "surrogateescape")
+        return self._refused(problems) if problems else None
+
+    def _refused(self, problems: list[parameters.Problem]) -> bytes:
+        return parameters.sentence(problems).encode("utf-8", "surrogateescape")
 
     def _page(self, job: bytes, first: int, limit: int) -> bytes:
         tasks = self._outcomes(job.decode(), first, limit)

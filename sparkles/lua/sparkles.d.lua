@@ -262,6 +262,10 @@ function ResultMethods:table(columns) end
 ---@field type? string "string", "number", "integer" or "boolean". (default: "string")
 ---@field default? any Its value where it is not given; without one it must be given.
 ---@field choices? any[] The values it may have.
+---@field min? number The least that a number may be.
+---@field max? number The greatest that a number may be.
+---@field pattern? string A Lua pattern that a text must match; `^` and `$` tie it to its ends.
+---@field check? function Gets the value, and a table of all of them; returns what is wrong with it as a sentence, or nil. No steps inside.
 ---@field doc? string One line.
 
 --- What the workflow finds.

@@ -205,6 +205,82 @@ def test_when_the_next_task_is_due(jobs):
     assert jobs.next_due_ms("p") is None
 
 
+# Jobs that may have so many failures
+
+
+@pytest.fixture
+def limited(backend):
+    """A job of ten tasks that may have one failure; the first four are claimed."""
+    create(backend.jobs, "j", ["x"] * 10, spec=JobSpec("j", max_failures=1))
+    create(backend.jobs, "other", ["x"], spec=JobSpec("other", max_failures=0))
+    return claim(backend.jobs, 4)
+
+
+def fail(each, state=STATES.FAILED):
+    return ended(each, state, FailureClass.EXIT, exit_code=1)
+
+
+def test_more_failures_than_allowed_cancel_what_is_pending(backend, limited):
+    """In the transaction that records them; what is claimed goes on, and other jobs are not concerned."""
+    a, b, c, _ = limited
+    backend.jobs.finish([fail(a)])
+    assert backend.jobs.count_tasks("j") == Counts(pending=6, claimed=3, failed=1)
+    backend.jobs.finish([succeed(c), fail(b)])
+    backend.reopen()
+    assert backend.jobs.count_tasks("j") == Counts(claimed=1, succeeded=1, failed=2, cancelled=6)
+    last = backend.jobs.get_task("j", 10)
+    assert (last.failure, last.exit_code) == (FailureClass.CANCELLED, None)
+    assert last.reason == "2 tasks of the job failed and at most 1 may"
+    assert refs(claim(backend.jobs)) == [("other", 1)]
+
+
+def test_nothing_comes_back_to_a_job_with_too_many_failures(backend, limited):
+    """Neither by a retry nor by a release."""
+    a, b, c, d = limited
+    backend.jobs.finish([fail(a), fail(b)])
+    backend.jobs.finish([fail(c, STATES.PENDING)])
+    assert backend.jobs.release([d]) == 1
+    backend.reopen()
+    assert backend.jobs.count_tasks("j") == Counts(failed=2, cancelled=8)
+    assert (backend.jobs.get_task("j", 3).attempt, backend.jobs.get_task("j", 4).attempt) == (1, 0)
+
+
+def test_a_stale_failure_does_not_count(jobs, limited):
+    """It is not recorded, so it cancels nothing."""
+    a, b, _, _ = limited
+    assert jobs.finish([fail(a), replace(fail(b), attempt=replace(fail(b).attempt, token="0" * 24))]) == [True, False]
+    assert jobs.count_tasks("j") == Counts(pending=6, claimed=3, failed=1)
+
+
+def test_after_a_reset_failures_count_anew(jobs, limited):
+    """And a job without a limit may fail as a whole."""
+    jobs.finish([fail(each) for each in limited])
+    assert jobs.reset_tasks("j", [STATES.FAILED, STATES.CANCELLED]) == 10
+    claims = claim(jobs, 11)
+    jobs.finish([fail(claims[0])])
+    assert jobs.count_tasks("j") == Counts(claimed=9, failed=1)
+    create(jobs, "free", ["x"] * 3)
+    jobs.finish([fail(each) for each in claim(jobs, 2)])
+    assert jobs.count_tasks("free") == Counts(pending=1, failed=2)
+
+
+def test_only_what_was_started_counts_as_running(backend):
+    """Until it ends, however it ends; a stale claim is nobody's."""
+    create(backend.jobs, "j", ["x"] * 6)
+    a, b, c, d, e = claim(backend.jobs, 5)
+    assert backend.jobs.count_tasks("j") == Counts(pending=1, claimed=5)
+    assert backend.jobs.finish([], [a, b, c, d]) == []
+    backend.reopen()
+    assert backend.jobs.count_tasks("j") == Counts(pending=1, claimed=5, running=4)
+    assert backend.jobs.finish([succeed(a), ended(b, STATES.PENDING, FailureClass.LOST)], [e, b]) == [True, True]
+    backend.jobs.kill_tasks("j", [3])
+    backend.jobs.finish([], [replace(d, token="0" * 24), c])
+    assert backend.jobs.count_tasks("j") == Counts(pending=2, claimed=2, succeeded=1, cancelled=1, running=2)
+    backend.jobs.release([d])
+    claim(backend.jobs, 1)  # b again
+    assert backend.jobs.count_tasks("j") == Counts(pending=2, claimed=2, succeeded=1, cancelled=1, running=1)
+
+
 # Ending claims
 
 

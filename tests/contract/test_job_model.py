@@ -55,14 +55,14 @@ class Stores:
         assert answers[0] == answers[1]
         return answers[0]
 
-    def create_job(self, name, commands, pool, held, priority, parallelism, cache):
+    def create_job(self, name, commands, pool, held, priority, parallelism, max_failures, cache):
         """As submit does it, with what is reusable; a job of that id goes first if it can."""
         self.both(lambda jobs, _: jobs.delete_jobs([name]))
         if name in [job.id for job in self.memory.jobs.list_jobs()]:
             return
         found = self.both(lambda jobs, _: reusable_refs(jobs, commands)) if cache else {}
         reuse = {index: found[fingerprint(each)] for index, each in enumerate(commands, 1) if fingerprint(each) in found}
-        spec = JobSpec(name, priority=priority, parallelism=parallelism)
+        spec = JobSpec(name, priority=priority, parallelism=parallelism, max_failures=max_failures)
         self.both(lambda jobs, _: create(jobs, name, commands, reuse=reuse, spec=spec, pool=pool, held=held))
 
     def work(self, worker, pool, limit, now_ms, ends):
@@ -91,14 +91,12 @@ class Stores:
                     yield replace(finish, not_before_ms=not_before_ms, memory_bytes=memory_bytes)
 
         self.both(lambda jobs, number: jobs.release([pair[number] for pair in released]))
-        self.both(lambda jobs, number: jobs.finish(list(finishes(number))))
+        self.both(lambda jobs, number: jobs.finish(list(finishes(number)), [pair[number] for pair in pairs[::2]]))
 
     def change(self, names, what, states, indexes):
         for name in sorted(names):
             if what == "kill":
                 self.both(lambda jobs, _, name=name: jobs.kill_tasks(name, indexes))
-            elif what == "cancel":
-                self.both(lambda jobs, _, name=name: jobs.cancel_pending(name, "because"))
             else:
                 self.both(lambda jobs, _, name=name: jobs.reset_tasks(name, states, indexes))
 
@@ -176,6 +174,7 @@ CREATE, WORK = (
         held=RARELY,
         priority=st.integers(-1, 1),
         parallelism=st.none() | st.integers(1, 2),
+        max_failures=st.none() | st.integers(0, 2),
         cache=st.booleans(),
     ),
     calls(
@@ -194,7 +193,7 @@ CALLS = st.one_of(
     WORK,
     WORK,
     calls(Stores.end_any, which=st.lists(st.integers(0, 30), max_size=4), ends=ENDS),
-    calls(Stores.change, names=NAMES, what=st.sampled_from(["kill", "cancel", "reset"]), states=STATES, indexes=INDEXES),
+    calls(Stores.change, names=NAMES, what=st.sampled_from(["kill", "reset"]), states=STATES, indexes=INDEXES),
     calls(Stores.hold_or_delete, names=NAMES, held=RARELY, delete=RARELY),
     calls(Stores.come_and_go, worker=st.sampled_from(WORKERS), cpu=st.integers(0, 5), crash=st.booleans()),
 )

@@ -196,10 +196,9 @@ def test_a_sequence_is_never_given_twice(backend):
         lambda jobs: jobs.list_outcomes("nix"),
         lambda jobs: jobs.state_digest("nix"),
         lambda jobs: jobs.kill_tasks("nix"),
-        lambda jobs: jobs.cancel_pending("nix", "why"),
         lambda jobs: jobs.reset_tasks("nix", [STATES.FAILED]),
     ],
-    ids=range(11),
+    ids=range(10),
 )
 def test_a_missing_job_is_named(jobs, ask):
     """Wherever a job is named."""
@@ -480,17 +479,6 @@ def test_single_tasks_are_killed(jobs):
     assert jobs.kill_tasks("j", []) == 0
     assert jobs.kill_tasks("j", {2, 99}) == 1
     assert [task.state for task in jobs.list_tasks("j")] == [STATES.PENDING, STATES.CANCELLED, STATES.PENDING]
-
-
-def test_pending_tasks_are_cancelled_with_a_reason(jobs):
-    """Claimed ones go on and are finished as usual."""
-    create(jobs, "j", ["a", "b", "c"])
-    (claim,) = jobs.claim("w", pool="", limit=1, now_ms=0)
-    assert jobs.cancel_pending("j", "3 tasks failed and at most 2 may") == 2
-    assert jobs.finish([succeed(claim)]) == [True]
-    assert jobs.count_tasks("j") == Counts(succeeded=1, cancelled=2)
-    assert jobs.get_task("j", 2).reason == "3 tasks failed and at most 2 may"
-    assert jobs.get_task("j", 2).failure is FailureClass.CANCELLED
 
 
 @pytest.mark.parametrize(

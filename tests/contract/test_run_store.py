@@ -328,18 +328,6 @@ def test_a_strands_next_steps_are_listed(runs):
     assert runs.get_step("r-1", listed[0].key) == listed[0]
 
 
-def test_a_strand_went_on(runs):
-    """`followed` looks at the same strand only, and only at what came later."""
-    runs.create_run(run())
-    runs.put_step("r-1", step(1))
-    runs.put_step("r-1", step(2, key=replace(KEY, strand="child")))
-    assert not runs.followed("r-1", "main", 1)
-    runs.put_step("r-1", step(3, key=replace(KEY, occurrence=2), state=StepState.STARTED))
-    assert runs.followed("r-1", "main", 1)
-    assert not runs.followed("r-1", "main", 3)
-    assert not runs.followed("r-1", "child", 2)
-
-
 def test_no_step_without_a_run(runs):
     """A driver whose run was deleted is told, rather than recording into nothing."""
     with pytest.raises(NotFound, match="there is no run r-1"):

@@ -51,6 +51,10 @@ def test_parameters_that_a_workflow_declares_are_completed(project: Project) -> 
     assert complete(project, "sparkles run typed.lua -p mo", "mo") == ["mode=", "mode=fast", "mode=slow"]
     assert complete(project, "sparkles run typed.lua -p mode=fast -p a", "a") == ["alpha="]
     assert complete(project, "sparkles run workflow.lua -p a", "a") == []
+    assert complete(project, "sparkles run typed.lua --a", "--a") == ["--alpha"]
+    assert complete(project, "sparkles plan typed.lua --alpha 1 --m", "--m") == ["--mode"]
+    assert complete(project, "sparkles run typed.lua --mode ", "") == ["fast", "slow"]
+    assert complete(project, "sparkles run typed.lua --mode s", "s") == ["slow"]
 
 
 def test_what_is_completed(project: Project) -> None:

@@ -107,6 +107,28 @@ def test_a_run_with_strands_resumes_to_the_same_values(site):
     assert (site.folder / "out.txt").read_text() == before
 
 
+def test_a_caught_error_of_a_strand_is_not_tried_again_and_its_siblings_effects_are_there(site):
+    script = """
+        local count = {slept = 0}
+        local ok, e = pcall(map, {"bad", "slow"}, function(name)
+          count[name] = "began"
+          if name == "bad" then sleep(0.2) shell("echo tried >> tried; exit 3") end
+          for i = 1, 100 do sleep(0.05) count.slept = count.slept + 1 end
+        end)
+        local awaited = pcall(function() return spawn(function() shell("echo tried >> tried; exit 3") end):await() end)
+        writeText("seen.txt", tostring(ok) .. tostring(awaited) .. count.bad .. count.slow .. tostring(count.slept > 0) .. count.slept)
+        if not fileExists("go") then fail("not yet") end
+    """
+    assert run(site, script).returncode == 1
+    before = (site.folder / "seen.txt").read_text()
+    assert before.startswith("falsefalsebeganbegantrue")
+    (site.folder / "go").touch()
+    second = run(site, script)
+    assert second.returncode == 0, second.stderr
+    assert (site.folder / "seen.txt").read_text() == before
+    assert (site.folder / "tried").read_text() == "tried\n" * 2
+
+
 def test_the_same_command_in_two_strands_has_its_own_output(site):
     done = run(
         site,

@@ -1,8 +1,7 @@
 """plan, replay and fork through the real command: what would run and why, where a script leaves a record, a run from another's journal."""
 
+import hashlib
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -32,16 +31,7 @@ def site(tmp_path):
 
 
 def sparkles(site, *arguments, code=0):
-    done = subprocess.run(
-        [sys.executable, "-m", "sparkles", *arguments],
-        cwd=site.folder,
-        env=site.environ,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == code, done.stderr
-    return done
+    return site.sparkles(*arguments, code=code)
 
 
 def plan(site, *options):
@@ -125,11 +115,190 @@ def test_a_plan_of_a_finished_run_goes_through_reused_tasks(site):
     sparkles(site, "run", "workflow.lua")
     steps = plan(site)
     assert [(step["verdict"], step["kind"]) for step in steps][:3] == [
-        ("would run", "read"),
+        ("reused", "read"),
         ("reused", "submit"),
         ("reused", "wait"),
     ]
-    assert steps[-1]["kind"] == "shell", "what a command prints is known only when it runs"
+    (shell,) = [step for step in steps if step["kind"] == "shell"]
+    (run,) = site.query("SELECT id FROM runs")
+    assert (shell["verdict"], shell["asIn"]) == ("would run", run[0])
+    assert [(step["verdict"], step["kind"]) for step in steps[-4:]] == [
+        ("reused", "submit"),
+        ("reused", "wait"),
+        ("would run", "write"),
+        ("reused", "read"),
+    ]
+
+
+VOLATILE = """local began, chance, id = now(), random(1, 1000000), uuid()
+local rows = readCsv("p.csv")
+local lines = map({"x", "y"}, function(item) return shell("echo " .. item).stdout end)
+local first = run(JobBuilder("first"):setCommandTemplate("echo {a}; cat in.txt"):addFiles("in.txt"):createTasksFor(rows))
+run(JobBuilder("drawn"):setCommandTemplate("echo {chance}"):createTasksFor{{chance = chance}})
+"""
+
+
+def script(site, text):
+    (site.folder / "workflow.lua").write_text(text)
+
+
+def verdicts(steps):
+    return [(step["verdict"], step["kind"]) for step in steps]
+
+
+def test_a_first_plan_of_a_script_with_strands(site):
+    """A join is a step too: a plan of a run that does not exist must not record it."""
+    script(site, VOLATILE)
+    before = state(site)
+    steps = plan(site)
+    assert verdicts(steps)[3:] == [("would run", "read"), ("would run", "shell"), ("would run", "shell")]
+    assert state(site) == before
+
+
+def test_a_plan_goes_on_past_what_is_drawn_and_run_anew(site):
+    script(site, VOLATILE)
+    sparkles(site, "run", "workflow.lua")
+    before = state(site)
+    steps = plan(site)
+    assert verdicts(steps) == [
+        ("would run", "now"),
+        ("would run", "random"),
+        ("would run", "uuid"),
+        ("reused", "read"),
+        ("would run", "shell"),
+        ("would run", "shell"),
+        ("reused", "submit"),
+        ("reused", "wait"),
+        ("would run", "submit"),
+        ("unknown", "wait"),
+    ]
+    (reason,) = steps[8]["reasons"]
+    assert reason["why"] == "changed: parameter chance", "another number will be drawn, so its task is new"
+    assert state(site) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "why", "part"),
+    [
+        (lambda folder: (folder / "p.csv").write_text("a\n1\n2\n7\n"), "changed: parameter a", "parameter a"),
+        (lambda folder: (folder / "in.txt").write_text("else\n"), "changed: input file in.txt", "input file in.txt"),
+    ],
+)
+def test_a_plan_of_a_new_run_says_why_tasks_of_a_sweep_are_new(site, change, why, part):
+    script(site, VOLATILE)
+    sparkles(site, "run", "workflow.lua")
+    change(site.folder)
+    submit = plan(site)[6]
+    (reason,) = submit["reasons"]
+    assert (reason["why"], reason["differences"][0]["part"]) == (why, part)
+    assert submit["tasksReused"] + submit["tasksNew"] == 3
+    assert reason["count"] == submit["tasksNew"]
+
+
+def digest(lines):
+    return hashlib.sha256(lines.replace(b",", b"\n")).hexdigest()[:12]
+
+
+def test_a_changed_read_shows_both_digests(site):
+    sparkles(site, "run", "workflow.lua", code=1)
+    (site.folder / "p.csv").write_text("a\n1\n2\n")
+    text = sparkles(site, "plan", "workflow.lua").stdout
+    (run,) = site.query("SELECT id FROM runs")
+    assert f"would run  read    p.csv (the file changed since run {run[0]} read it)" in text
+    assert f"-sha256 {digest(b'a,1,2,3,')}, 8 bytes" in text
+    assert f"+sha256 {digest(b'a,1,2,')}, 6 bytes" in text
+    (site.folder / "go").touch()
+    sparkles(site, "run", "workflow.lua")
+    (site.folder / "p.csv").write_text("a\n1\n")
+    read = plan(site)[0]
+    assert (read["verdict"], read["why"]) == ("would run", f"the file changed since run {run[0]} read it"), "a new run too"
+    assert read["differences"][0]["before"] == f"sha256 {digest(b'a,1,2,')}, 6 bytes"
+
+
+WRITES = """writeText("./o.txt", "a,b")
+print(readText("o.txt"))
+run(JobBuilder("j"):setCommandTemplate("cat o.txt"):addFiles("*.txt"))
+"""
+
+
+def test_a_written_file_is_one_file_however_it_is_spelt(site):
+    script(site, WRITES)
+    steps = plan(site)
+    assert verdicts(steps) == [("would run", "write"), ("would run", "read"), ("would run", "submit"), ("unknown", "wait")]
+    sparkles(site, "run", "workflow.lua")
+    assert plan(site)[2]["tasksReused"] == 1
+
+
+def test_a_recorded_write_whose_file_is_missing_would_be_written_again(site):
+    sparkles(site, "run", "workflow.lua", code=1)
+    (site.folder / "out.txt").unlink()
+    (write,) = [step for step in plan(site) if step["kind"] == "write"]
+    assert (write["verdict"], write["why"]) == ("would run", "the file is missing")
+
+
+def test_a_fetch_is_compared_with_its_destination(site):
+    script(site, 'local j = run(JobBuilder("j"):setCommandTemplate("echo a"))\nlocal f = fetch(j, "res")\n'
+           'print(f.files)\nfail("stop")\n')  # fmt: skip
+    sparkles(site, "run", "workflow.lua", code=1)
+    fetched = plan(site)[-1]
+    assert (fetched["kind"], fetched["verdict"]) == ("fetch", "reused")
+    (site.folder / "res/tasks.csv").unlink()
+    fetched = plan(site)[-1]
+    assert (fetched["verdict"], fetched["why"]) == ("would run", "1 file to bring, missing there or different")
+    (site.folder / "res/1/output.log").write_text("edited")
+    assert plan(site)[-1]["why"].startswith("2 files to bring")
+
+
+def test_a_fetched_result_has_no_field_of_the_journal(site):
+    script(site, 'local j = run(JobBuilder("j"):setCommandTemplate("echo a"))\nprint(fetch(j, "res").outcome)\n')
+    error = "workflow.lua:2: FetchResult has no field 'outcome'"
+    for command in ("run", "plan"):
+        assert error in sparkles(site, command, "workflow.lua", code=2).stderr
+
+
+def test_a_file_that_a_step_has_to_make_first_is_unknown_not_missing(site):
+    script(site, 'parallel{a = function() shell("echo hello > made.txt") end,\n  b = function() readText("made.txt") end}\n')
+    steps = plan(site)
+    assert verdicts(steps) == [("would run", "shell"), ("unknown", "read")]
+    assert steps[1]["why"] == "unknown until the shell command at workflow.lua:1 has run"
+
+
+def test_results_that_a_run_without_the_cache_makes_again_are_known(site):
+    (site.folder / "go").touch()
+    sparkles(site, "run", "workflow.lua")
+    steps = plan(site, "--no-cache")
+    assert (steps[1]["tasksNew"], steps[1]["why"]) == (3, "its tasks are run again whatever is known")
+    assert steps[2]["why"] == "its tasks are run again; the plan goes on with what they gave before"
+    assert verdicts(steps)[-1] == ("reused", "read")
+
+
+def test_the_jobs_of_a_loop_are_compared_each_with_its_own(site):
+    loop = 'for k = 1, 3 do run(JobBuilder("round"):setCommandTemplate("echo " .. k)) end\n'
+    script(site, loop)
+    sparkles(site, "run", "workflow.lua")
+    script(site, loop.replace('"echo "', '"echo round "'))
+    difference = plan(site)[0]["reasons"][0]["differences"][0]
+    assert (difference["before"], difference["after"]) == ("echo 1", "echo round 1")
+
+
+CAUGHT = """local ok = pcall(run, JobBuilder("bad"):setCommandTemplate("exit 3"))
+writeText("after.txt", tostring(ok))
+fail("stop")
+"""
+
+
+def test_a_caught_failure_is_planned_as_it_would_replay(site):
+    script(site, CAUGHT)
+    sparkles(site, "run", "workflow.lua", code=1)
+    assert verdicts(plan(site)) == [("reused", "submit"), ("reused", "wait"), ("reused", "write")]
+
+
+def test_a_failure_that_ended_the_run_is_tried_again(site):
+    script(site, 'run(JobBuilder("bad"):setCommandTemplate("exit 3"))\n')
+    sparkles(site, "run", "workflow.lua", code=1)
+    wait = plan(site)[-1]
+    assert wait["verdict"] == "unknown"
+    assert wait["why"].endswith("ends (failed or cancelled and tried again: 1 task)")
 
 
 def test_replay_of_the_same_script_and_of_another(site):

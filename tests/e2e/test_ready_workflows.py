@@ -100,7 +100,7 @@ def test_map_reduce(project: Project) -> None:
         reduce="cat parts/*/count | paste -sd+ - | tr -d ' ' | { read sum; echo $(($sum)); } > total",
         output="total",
     )
-    assert (project.folder / "map_reduce" / "1" / "total").read_text() == "6\n"
+    assert (project.folder / "reduced" / "1" / "total").read_text() == "6\n"
 
 
 def test_bootstrap(project: Project) -> None:
@@ -125,22 +125,30 @@ def test_the_page_and_the_wheel_have_them_all() -> None:
 
 @pytest.mark.parametrize("name", READY)
 def test_the_example_of_the_page_runs(project: Project, name: str) -> None:
-    """The files and the command that a section shows can be copied into an empty folder and run."""
+    """The files and the command that a section shows can be copied into an empty folder and run, again and again."""
     section = PAGE.split(f"\n## {name}\n")[1].split("\n## ")[0]
     blocks = re.findall(r"```(?:sh|console)\n(.*?)```", section, re.DOTALL)
     assert blocks, f"docs/workflows.md: {name} has no example"
     for block in blocks:
         project.write("example.sh", block)
         assert re.search(rf"^sparkles run {name} ", block, re.MULTILINE)
-        done = subprocess.run(
-            ["/bin/sh", "-eu", "example.sh"],
-            cwd=project.folder,
-            env=environment(project.folder, PATH=f"{Path(SPARKLES).parent}{os.pathsep}{os.environ['PATH']}"),
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        assert " succeeded: " in done.stderr
+        for _ in range(2):
+            done = subprocess.run(
+                ["/bin/sh", "-eu", "example.sh"],
+                cwd=project.folder,
+                env=environment(project.folder, PATH=f"{Path(SPARKLES).parent}{os.pathsep}{os.environ['PATH']}"),
+                capture_output=True,
+                text=True,
+            )
+            assert done.returncode == 0, done.stderr
+            assert " succeeded: " in done.stderr
+
+
+def test_a_folder_does_not_hide_a_ready_workflow(project: Project) -> None:
+    """Nor is a folder a script."""
+    (project.folder / "grid").mkdir()
+    assert run(project, "grid", lists="a=1", command=leaves("x", "{a}")).startswith("1 combinations")
+    assert "grid/: a folder, not a workflow" in project.run("run", "grid/", code=2).stderr
 
 
 def test_each_is_short_and_says_what_it_is(project: Project) -> None:
@@ -150,7 +158,7 @@ def test_each_is_short_and_says_what_it_is(project: Project) -> None:
     for name, each in listed.items():
         assert len((ROOT / "workflows" / f"{name}.lua").read_text().splitlines()) < 80
         assert each["doc"].endswith(".")
-        assert f"sparkles run {name} -p " in each["description"]
+        assert f"sparkles run {name} --" in each["description"]
         assert [parameter["name"] for parameter in each["parameters"] if not parameter["doc"]] == []
 
 
@@ -158,7 +166,7 @@ def test_one_workflow_is_described_whole(project: Project) -> None:
     """With a name: the comment at its top, and its parameters; a script of one's own too."""
     told = project.run("workflows", "sweep").stdout
     assert "Add rows to the file and run again" in told
-    assert re.search(r"-p csv= +string +required +the parameters, one task a row", told)
+    assert re.search(r"--csv +string +required +the parameters, one task a row", told)
     project.write("own.lua", "-- Mine.\nlocal n = now()\nlocal p = params{a = {}}\n")
     assert project.json("workflows", "own.lua")[0]["parameters"] is None
     project.write(

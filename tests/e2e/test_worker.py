@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from sparkles.backends.local import process
-from sparkles.model import InputFile, JobSpec, OutputGlob, Resources, RetryPolicy, TaskSpec, TaskState
+from sparkles.model import Counts, InputFile, JobSpec, OutputGlob, Resources, RetryPolicy, TaskSpec, TaskState
 from tests.support.worker import Place, until
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "failure_classes.json").read_text())
@@ -249,10 +249,74 @@ def test_a_task_that_is_killed_is_ended_at_once(place):
 def test_too_many_failures_cancel_what_is_pending(place):
     job = place.add("many", ["exit 1"] * 40, max_failures=2)
     place.serve("--cpu", "1")
+    assert place.jobs.count_tasks(job) == Counts(failed=3, cancelled=37)
+    assert place.task(job, 40).reason == "3 tasks of the job failed and at most 2 may"
+
+
+CLAIMED_AHEAD = ["true"] * 300
+"""A worker that knows tasks to be short claims 32 of the next job at once."""
+
+
+@pytest.mark.parametrize("limit", [0, 5])
+@pytest.mark.parametrize(
+    ("command", "how"),
+    [
+        ("sleep 0.05; exit 1", {}),
+        ("exit 1", {}),
+        ("true", {"outputs": (OutputGlob("out.bin", required=True),)}),
+    ],
+    ids=["slow", "quick", "outputs"],
+)
+def test_tasks_that_were_claimed_ahead_do_not_start_after_the_limit(place, limit, command, how):
+    """At most the limit, the one that breaks it, and what ran beside that one."""
+    runs = place.state / "runs"
+    place.add("warm", CLAIMED_AHEAD)
+    job = place.add("many", [f'echo "$SPARKLES_TASK" >> "{runs}"; {command}'] * 40, max_failures=limit, **how)
+    place.serve("--cpu", "2")
     counts = place.jobs.count_tasks(job)
-    assert counts.failed >= 3
-    assert counts.cancelled > 0
+    assert limit < counts.failed <= limit + 2
     assert counts.failed + counts.cancelled == 40
+    assert len(runs.read_text().splitlines()) == counts.failed
+    assert not any(place.folder(job, index).exists() for index in range(20, 41))
+
+
+def test_the_inputs_of_a_task_that_will_not_start_are_removed(place):
+    content = place.blobs.put_bytes(b"in")
+    place.add("warm", CLAIMED_AHEAD)
+    job = place.add("many", [TaskSpec("exit 1", files=(InputFile("a.txt", content, 2),))] * 40, max_failures=0)
+    place.serve("--cpu", "2")
+    counts = place.jobs.count_tasks(job)
+    assert 1 <= counts.failed <= 2
+    assert counts.failed + counts.cancelled == 40
+
+
+def test_failures_below_the_limit_cancel_nothing(place):
+    job = place.add("many", ["exit 1", "true"] * 10, max_failures=10)
+    place.serve("--cpu", "2")
+    assert place.jobs.count_tasks(job) == Counts(succeeded=10, failed=10)
+
+
+def test_a_reset_gives_a_job_over_its_limit_another_chance(place):
+    job = place.add("many", ['test "$SPARKLES_ATTEMPT" != 1'] * 8, max_failures=0)
+    place.serve("--cpu", "1")
+    assert place.jobs.count_tasks(job).failed == 1
+    place.start("--cpu", "1", name="-2")
+    place.jobs.reset_tasks(job, {TaskState.FAILED, TaskState.CANCELLED})
+    place.notifier.notify()
+    until(lambda: place.jobs.count_tasks(job).done)
+    counts = place.jobs.count_tasks(job)
+    assert (counts.failed, counts.succeeded) == (1, 1)  # the first task goes well now, the second had not run before
+
+
+def test_only_what_was_started_counts_as_running(place):
+    place.add("warm", CLAIMED_AHEAD)
+    job = place.add("many", ["echo runs; sleep 1"] * 40)
+    place.start("--cpu", "2")
+    counts = until(lambda: (found := place.jobs.count_tasks(job)).running and found)
+    assert counts.claimed > 10
+    place.running(job, 1)
+    place.running(job, 2)
+    until(lambda: place.jobs.count_tasks(job).running == 2)
 
 
 # Order, pace and sharing

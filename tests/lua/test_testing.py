@@ -278,7 +278,7 @@ def test_parameters_and_failures(tmp_path: Path) -> None:
         expect({ run.failed, run.kind }):equals { "w.lua:4: n is 0", "Failed" }
         expect(runWorkflow("w.lua", { n = 1 }).failed):equals("w.lua:5: one")
         run = runWorkflow("w.lua", { m = 1, n = "x" })
-        expect(run.failed):contains("-p n=x: expected integer")
+        expect(run.failed):contains("-p n=x: expected an integer, found 'x'")
         expect(run.kind):equals("Usage")
         """,
         workflow,

@@ -580,20 +580,3 @@ def test_long_paths_are_not_cut(tmp_path):
     ended, _ = run_script(tmp_path, f'require("{"a" * 80}.m").go()')
     assert ended.position == f"{'a' * 80}/m.lua:3"
     assert ended.error.message == "attempt to index a nil value (local 't')"
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"n": "many"}, "params: -p n=many: expected integer"),
-        ({"colour": "red"}, "params: -p colour=red: unknown parameter. Did you mean 'color'?"),
-        ({"m": "3"}, "params: -p m=3: unknown parameter (parameters: color, n)"),
-        ({"color": "pink"}, "params: -p color=pink: expected one of red, blue"),
-    ],
-)
-def test_wrong_arguments(tmp_path, given, message):
-    """What is given on the command line is checked against the declaration."""
-    source = '\nparams{n = {type = "integer", default = 1}, color = {choices = {"red", "blue"}, default = "red"}}'
-    ended, _ = run_script(tmp_path, source, args=given)
-    assert f"{ended.position}: {ended.error.message}" == f"w.lua:2: {message}"
-    assert ended.error.usage

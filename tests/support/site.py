@@ -25,6 +25,19 @@ class Site:
         name, _, value = self.mark.partition("=")
         self.environ = {**os.environ, name: value, "TRACE": str(folder / "trace"), "SPARKLES_LOCAL_CPU": "2"}
 
+    def sparkles(self, *arguments, code=0):
+        """The real command, to its end; it is to leave with `code`."""
+        done = subprocess.run(
+            [sys.executable, "-m", "sparkles", *arguments],
+            cwd=self.folder,
+            env=self.environ,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == code, done.stderr
+        return done
+
     def start(self, command):
         return subprocess.Popen(
             command,

@@ -12,18 +12,18 @@ def step(state=StepState.DONE, error=False):
 
 
 @pytest.mark.parametrize(
-    ("recorded", "followed", "expected"),
+    ("recorded", "passed", "expected"),
     [
         pytest.param(None, False, Execute("never ran"), id="nothing-recorded"),
         pytest.param(step(StepState.STARTED), False, Execute("was interrupted"), id="started-only"),
-        pytest.param(step(StepState.STARTED), True, Execute("was interrupted"), id="started-only-though-followed"),
+        pytest.param(step(StepState.STARTED), True, Execute("was interrupted"), id="started-only-though-passed"),
         pytest.param(step(), False, Reuse(), id="done"),
         pytest.param(step(error=True), True, Reuse(), id="caught-error-replays"),
         pytest.param(step(error=True), False, Execute("ended the run"), id="last-error-is-tried-again"),
     ],
 )
-def test_general_rule(recorded, followed, expected):
-    assert decide(recorded, followed) == expected
+def test_general_rule(recorded, passed, expected):
+    assert decide(recorded, passed) == expected
 
 
 A, B = Digest("a" * 64), Digest("b" * 64)

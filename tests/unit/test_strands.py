@@ -6,14 +6,56 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparkles.engine.commands import Await, Child, Log, Now, Parallel, Random, Shell, Sleep, Spawn, Submit, Wait
+from sparkles.engine.commands import (
+    Await,
+    Child,
+    Log,
+    Now,
+    Parallel,
+    Random,
+    Shell,
+    Sleep,
+    Spawn,
+    StepBegin,
+    StepEnd,
+    StepError,
+    Submit,
+    Unrecorded,
+    Wait,
+)
 from sparkles.errors import RunFailed, WorkflowError
 from tests.support.engine import ScriptError, World, job
 
 
 @pytest.fixture
 def world(tmp_path):
-    return World(tmp_path)
+    return counting(World(tmp_path))
+
+
+EFFECTS = {}
+FAILED = set()
+
+
+def counting(world):
+    """The world with what `counted` did in it."""
+    EFFECTS.clear()
+    FAILED.clear()
+    world.effects, world.failed = EFFECTS, FAILED
+    return world
+
+
+def counted(name, *, fails):
+    """A step that counts how often its function ran."""
+
+    def function():
+        begun = yield StepBegin(name=name, args=[], source="")
+        if isinstance(begun, Unrecorded):
+            EFFECTS[name] = EFFECTS.get(name, 0) + 1
+            if fails:
+                FAILED.add(name)
+            yield StepEnd(error=StepError(f"{name} failed") if fails else None)
+
+    return function
 
 
 class Stop(BaseException):
@@ -347,46 +389,280 @@ def test_many_strands_that_each_wait_for_a_job(world):
     assert len(world.fleet.ran) == 100
 
 
-# A replay in another order gives the same values: random programs, random places to stop
+def test_an_error_caught_around_strands_is_not_tried_again(world):
+    executions = []
 
-leaves = st.sampled_from(["random", "now", "uuid-like", "sleep"])
-trees = st.recursive(
-    leaves, lambda inner: st.dictionaries(st.sampled_from("abcd"), inner, min_size=1, max_size=3), max_leaves=8
-)
+    def script(program):
+        executions.append(1)
+
+        def inner(program):
+            yield from parallel(program, {"deep": counted("deep", fails=True)})
+
+        try:
+            yield from parallel(program, {"a": inner})
+        except ScriptError:
+            pass
+        number = program.child(counted("spawned", fails=True))
+        yield Spawn(child=Child(number, "w"))
+        try:
+            yield Await(strand=number)
+        except ScriptError:
+            pass
+        yield Log(text="went on")
+        if len(executions) == 1:
+            raise Stop
+
+    with pytest.raises(Stop):
+        world.execute(script)
+    assert world.effects == {"deep": 1, "spawned": 1}
+    world.execute(script)
+    assert world.effects == {"deep": 1, "spawned": 1}
 
 
-def build(tree, delays, left):
-    """A program for a tree: leaves draw, inner nodes run their children in parallel; every command counts down `left`."""
+def test_an_error_caught_at_the_end_of_a_child_is_not_tried_again(world):
+    def script(program):
+        def child():
+            try:
+                yield from counted("fails", fails=True)()
+            except ScriptError:
+                return "caught"
 
-    def function(program):
-        if isinstance(tree, str):
-            if left is not None:
-                left[0] -= 1
-                if left[0] < 0:
-                    raise Stop
-            yield Sleep(seconds=delays.random() * 10) if tree == "sleep" else Log(text=tree)
-            return (yield Random())
-        return (yield from parallel(program, {key: build(inner, delays, left) for key, inner in tree.items()}))
+        assert (yield from parallel(program, {"a": child})) == {"a": "caught"}
+        raise Stop
 
-    return function
+    for _ in range(2):
+        with pytest.raises(Stop):
+            world.execute(script)
+    assert world.effects == {"fails": 1}
 
 
-@settings(max_examples=40, deadline=None)
-@given(tree=trees, stop=st.integers(0, 8), seed=st.integers(0, 100))
-def test_interrupted_and_replayed_programs_see_one_history(tmp_path_factory, tree, stop, seed):
-    world = World(tmp_path_factory.mktemp("w"))
+def test_an_error_that_ended_the_run_is_tried_again_though_an_edit_put_steps_before_it(world):
+    executions = []
+
+    def script(program):
+        executions.append(1)
+        if len(executions) > 1:
+            yield Log(text="inserted")
+        yield Shell(command="test -e fixed")
+
+    for _ in range(2):
+        with pytest.raises(RunFailed):
+            world.execute(script)
+    (world.root / "fixed").touch()
+    world.execute(script)
+
+
+def test_siblings_come_as_far_as_they_had_come_before_the_error_is_raised_again(world):
     seen = []
 
-    def script(left, seed):
+    def script(program):
+        progress = {}
+
+        def sibling(name, seconds):
+            def function(program):
+                progress[name] = "began"
+                yield Sleep(seconds=seconds)
+                progress[name] = "slept"
+                yield from parallel(program, {"below": below})
+
+            def below():
+                progress[name] += ", below"
+                yield Sleep(seconds=1000)
+                progress[name] = "never"
+
+            return function
+
+        def decides():
+            yield Sleep(seconds=60)
+            yield from counted("decides", fails=True)()
+
+        children = {"decides": decides, "fast": sibling("fast", 10), "slow": sibling("slow", 100), "later": sibling("later", 1)}
+        try:
+            yield from parallel(program, children, limit=3)
+        except ScriptError:
+            yield Log(text="caught")
+        seen.append(progress)
+        raise Stop
+
+    for _ in range(3):
+        with pytest.raises(Stop):
+            world.execute(script)
+        world.clock.advance(10000)
+    assert seen[0] == {"fast": "slept, below", "slow": "began"}
+    assert seen[1:] == [seen[0], seen[0]]
+
+
+def test_awaiting_a_strand_that_was_cancelled_with_its_parent_raises(world):
+    caught = []
+
+    def script(program):
+        numbers = {}
+
+        def outer(program):
+            numbers["spawned"] = program.child(between)
+            yield Spawn(child=Child(numbers["spawned"], "w"))
+            yield Sleep(seconds=1000)
+
+        def between(program):
+            # It ends, and what it spawned does not.
+            yield Spawn(child=Child(program.child(sleeps(100000)), "deep"))
+
+        def bad():
+            yield Sleep(seconds=10)
+            yield from fails()()
+
+        try:
+            yield from parallel(program, {"outer": outer, "bad": bad})
+        except ScriptError:
+            pass
+        yield Log(text="caught")
+        assert (yield Await(strand=numbers["spawned"])) is None
+        numbers["late"] = program.child(waits_for(numbers))
+        yield Spawn(child=Child(numbers["late"], "late"))
+        try:
+            yield Await(strand=numbers["late"])
+        except ScriptError as error:
+            caught.append(error.error.kind)
+
+    def waits_for(numbers):
         def function(program):
-            # Sleeps are keyed by their length, which differs from execution to execution: the order of the strands does too.
-            seen.append((yield from build(tree, random.Random(seed), left)(program)))
-            raise Stop
+            def holds(program):
+                numbers["held"] = program.child(sleeps(1000))
+                yield Spawn(child=Child(numbers["held"], "held"))
+                yield Sleep(seconds=1000)
+
+            def bad():
+                yield Sleep(seconds=10)
+                yield from fails()()
+
+            try:
+                yield from parallel(program, {"holds": holds, "bad": bad})
+            except ScriptError:
+                yield Await(strand=numbers["held"])
 
         return function
 
-    for left, order in (([stop], seed), (None, seed), (None, seed + 1)):
+    began = world.clock.monotonic()
+    world.execute(script)
+    assert caught == ["Cancelled"]
+    assert world.clock.monotonic() - began < 1000, "nobody waits for the grandchild"
+
+
+def test_keys_with_a_slash_are_no_other_strands(world):
+    def script(program):
+        def draw():
+            return (yield Random())
+
+        def nested(program):
+            return (yield from parallel(program, {"b": draw}))
+
+        yield from parallel(program, {"a": nested, "a/b": draw, "a~2": draw})
+        yield from parallel(program, {"a": draw})
+
+    world.execute(script)
+    labels = [step.key.strand for step in world.runs.list_steps(world.run_id) if step.key.kind == "random"]
+    assert sorted(labels) == ["main/a%2Fb", "main/a%7E2", "main/a/b", "main/a~2"]
+
+
+# Random programs, random places to stop: whatever happened before a place that was passed is the same in every later execution
+
+LEAVES = st.sampled_from(["draw", "sleep", "works", "fails", "caught"])
+TREES = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        st.lists(inner, min_size=1, max_size=3).map(lambda nodes: ("sequence", nodes)),
+        st.tuples(st.sampled_from(["parallel", "caught parallel"]), st.lists(inner, min_size=1, max_size=3), st.integers(1, 3)),
+        st.tuples(st.sampled_from(["spawn", "caught spawn"]), inner),
+    ),
+    max_leaves=10,
+)
+
+
+class Execution:
+    """One execution of a tree: its timing, when it stops, and what its strands saw at places that they passed."""
+
+    def __init__(self, world, tree, seed, stop):
+        self.world = world
+        self.tree = tree
+        self.delays = random.Random(seed)
+        self.left = stop
+        self.seen = {}
+        self.progress = {}
+
+    def script(self, program):
+        try:
+            yield from self.node(self.tree, "0")(program)
+        except ScriptError as error:
+            yield from self.note("0", error.error.message)
+        raise Stop
+
+    def node(self, tree, path):
+        def function(program):
+            self.progress[path] = self.progress.get(path, 0) + 1
+            if isinstance(tree, str):
+                yield from self.leaf(tree, path)
+            elif tree[0] == "sequence":
+                for i, each in enumerate(tree[1]):
+                    yield from self.node(each, f"{path}.{i}")(program)
+            elif not tree[0].startswith("caught"):
+                yield from self.strands(tree, path, program)
+            else:
+                try:
+                    yield from self.strands(tree, path, program)
+                except ScriptError as error:
+                    yield from self.note(path, error.error.message)
+            self.progress[path] += 1
+            yield from self.note(path, "")
+
+        return function
+
+    def strands(self, tree, path, program):
+        if tree[0].endswith("spawn"):
+            number = program.child(self.node(tree[1], f"{path}.0"))
+            yield Spawn(child=Child(number, "w"))
+            yield Await(strand=number)
+        else:
+            functions = {str(i): self.node(each, f"{path}.{i}") for i, each in enumerate(tree[1])}
+            yield from parallel(program, functions, limit=tree[2])
+
+    def leaf(self, what, path):
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                raise Stop
+        # A sleep is keyed by its length: told apart by its path, of a length that the first execution draws.
+        yield Sleep(seconds=self.world.delays.setdefault(path, self.delays.random() * 10))
+        if what == "draw":
+            yield from self.note(path, str((yield Random())))
+        elif what != "sleep":
+            try:
+                yield from counted(path, fails=what != "works")()
+            except ScriptError:
+                if what == "fails":
+                    raise
+                yield from self.note(path, "caught")
+
+    def note(self, path, what):
+        """What can be seen here, once the strand has gone on past it: all that happened at and below this place."""
+        here = {each: count for each, count in self.progress.items() if f"{each}.".startswith(f"{path}.")}
+        yield Log(text=f"{path} {what}")
+        self.seen.setdefault((path, what[:6]), (what, here))
+
+
+@settings(max_examples=120, deadline=None)
+@given(tree=TREES, stops=st.lists(st.integers(0, 12), min_size=1, max_size=3), seed=st.integers(0, 100))
+def test_interrupted_and_replayed_programs_see_one_history(tmp_path_factory, tree, stops, seed):
+    world = counting(World(tmp_path_factory.mktemp("w")))
+    world.delays = {}
+    seen = {}
+    for i, stop in enumerate([*stops, None, None]):
+        before = dict(world.effects)
+        execution = Execution(world, tree, seed + i, stop)
         with pytest.raises(Stop):
-            world.execute(script(left, order))
-    assert len(seen) >= 2
-    assert all(each == seen[0] for each in seen)
+            world.execute(execution.script)
+        assert all(seen.get(place, value) == value for place, value in execution.seen.items())
+        if stop is None:
+            assert set(seen) <= set(execution.seen), "what was seen once is seen again"
+        seen.update(execution.seen)
+    assert world.effects == before, "nothing is done again"
+    assert all(count == 1 for name, count in world.effects.items() if name not in world.failed)

@@ -7,11 +7,12 @@ what it takes, not with what is pending or done. Surprise: `jobs.open` may say 1
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from sqlite3 import Connection
 from typing import Any
 
 from sparkles import digest
+from sparkles.backends import messages
 from sparkles.backends.local.db import Database
 from sparkles.backends.local.task_rows import Rows
 from sparkles.model import AttemptRef, Claim, Finish, TaskState, WorkerId
@@ -37,6 +38,10 @@ _DUE = (
 _NEXT = "SELECT not_before_ms FROM tasks INDEXED BY tasks_pending WHERE job = ? AND state = 'pending' ORDER BY not_before_ms LIMIT 1"
 
 _RUNNING = "SELECT count(*) FROM tasks INDEXED BY tasks_claimed WHERE state = 'claimed' AND job = ?"
+
+_FAILED = (
+    "SELECT count(*) FROM tasks INDEXED BY tasks_bad WHERE job = ? AND state IN ('failed', 'cancelled') AND state = 'failed'"
+)
 
 _FINISH = (
     "UPDATE tasks SET state = ?, tries = ?, losses = ?, origin_attempt = ?, failure = ?, exit_code = ?, reason = ?,"
@@ -80,7 +85,8 @@ class Claims:
                 if len(taken) >= limit:
                     break
             connection.executemany(
-                "UPDATE tasks SET state = 'claimed', attempt = attempt + 1, worker = ?, token = ? WHERE job = ? AND idx = ?",
+                "UPDATE tasks SET state = 'claimed', attempt = attempt + 1, worker = ?, token = ?, started = 0"
+                " WHERE job = ? AND idx = ?",
                 changes,
             )
             connection.executemany("UPDATE jobs SET open = 0 WHERE sequence = ?", empty)
@@ -109,11 +115,12 @@ class Claims:
                 break
         return least
 
-    def finish(self, finishes: Sequence[Finish]) -> list[bool]:
+    def finish(self, finishes: Sequence[Finish], started: Sequence[Claim] = ()) -> list[bool]:
         """See ports.JobStore."""
         accepted = []
         sequences: dict[str, int | None] = {}
         reopened: set[int] = set()
+        limited: set[int] = set()
         records = []
         with self._db.atomic() as connection:
             for finish in finishes:
@@ -145,12 +152,19 @@ class Claims:
                     continue
                 if again:
                     reopened.add(sequence)
+                if again or finish.state is TaskState.FAILED:
+                    limited.add(sequence)
                 offered = row[0] if finish.state is TaskState.SUCCEEDED else None
                 records.append((ref.job, ref.index, ref.attempt, offered, digest.encode_value(attempt)))
             connection.executemany(
                 "INSERT INTO attempts (job, idx, attempt, fingerprint, record) VALUES (?, ?, ?, ?, ?)", records
             )
             connection.executemany("UPDATE jobs SET open = 1 WHERE sequence = ?", [(each,) for each in reopened])
+            connection.executemany(
+                "UPDATE tasks SET started = 1 WHERE job = ? AND idx = ? AND state = 'claimed' AND token = ?",
+                [(_sequence(connection, each.ref.job, sequences), each.ref.index, each.token) for each in started],
+            )
+            _limit_failures(connection, limited)
         return accepted
 
     def release(self, claims: Sequence[Claim]) -> int:
@@ -172,6 +186,7 @@ class Claims:
                 if current and sequence is not None:
                     reopened.add(sequence)
             connection.executemany("UPDATE jobs SET open = 1 WHERE sequence = ?", [(each,) for each in reopened])
+            _limit_failures(connection, reopened)
         return count
 
     def held_tokens(self, worker: WorkerId) -> set[str]:
@@ -187,6 +202,21 @@ class Claims:
             (worker,),
         )
         return [self._claim(worker, row[0], row[1], row[2:], started=0) for row in rows]
+
+
+def _limit_failures(connection: Connection, sequences: Collection[int]) -> None:
+    """Cancels what is pending of those of these jobs that have more failures than they may."""
+    for sequence in sequences:
+        (limit,) = connection.execute("SELECT max_failures FROM jobs WHERE sequence = ?", (sequence,)).fetchone()
+        if limit is None:
+            continue
+        (failed,) = connection.execute(_FAILED, (sequence,)).fetchone()
+        if failed > limit:
+            connection.execute(
+                "UPDATE tasks SET state = 'cancelled', failure = 'cancelled', exit_code = NULL, reason = ?, not_before_ms = 0"
+                " WHERE job = ? AND state = 'pending'",
+                (messages.too_many_failures(failed, limit), sequence),
+            )
 
 
 def _sequence(connection: Connection, job_id: str, known: dict[str, int | None]) -> int | None:

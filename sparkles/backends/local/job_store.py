@@ -40,8 +40,8 @@ class SqliteJobStore(Tasks, Claims, Workers):
         spec = job.spec
         with self._db.atomic() as connection:
             created = connection.execute(
-                "INSERT INTO jobs (id, owner, pool, held, open, priority, parallelism, count, created_at_ms, spec)"
-                " VALUES (?, ?, ?, ?, 1, ?, ?, 0, ?, ?) ON CONFLICT (id) DO NOTHING",
+                "INSERT INTO jobs (id, owner, pool, held, open, priority, parallelism, max_failures, count, created_at_ms, spec)"
+                " VALUES (?, ?, ?, ?, 1, ?, ?, ?, 0, ?, ?) ON CONFLICT (id) DO NOTHING",
                 (
                     job.id,
                     job.owner,
@@ -49,6 +49,7 @@ class SqliteJobStore(Tasks, Claims, Workers):
                     job.held,
                     spec.priority,
                     spec.parallelism,
+                    spec.max_failures,
                     job.created_at_ms,
                     digest.encode_value(spec),
                 ),

@@ -178,11 +178,6 @@ class SqliteRunStore:
         (last,) = self._db.one("SELECT coalesce(max(sequence), 0) FROM steps WHERE run = ?", (run_id,))
         return int(last)
 
-    def followed(self, run_id: RunId, strand: str, sequence: int) -> bool:
-        """See ports.RunStore."""
-        sql = "SELECT 1 FROM steps WHERE run = ? AND strand = ? AND sequence > ? LIMIT 1"
-        return self._db.one(sql, (run_id, strand, sequence)) is not None
-
     def _run(self, row: Any) -> Run:
         run_id, workflow, args, state, seed, driver, created, ended, error, workflow_digest, beat = row
         try:

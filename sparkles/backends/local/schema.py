@@ -67,6 +67,7 @@ CREATE TABLE jobs (
     open INTEGER NOT NULL, -- 0 only where no task is pending; a claim that finds none clears it
     priority INTEGER NOT NULL,
     parallelism INTEGER,
+    max_failures INTEGER,
     count INTEGER NOT NULL,
     created_at_ms INTEGER NOT NULL,
     spec BLOB NOT NULL -- model.JobSpec as JSON
@@ -90,6 +91,7 @@ CREATE TABLE tasks (
     reason TEXT NOT NULL DEFAULT '',
     worker TEXT NOT NULL DEFAULT '',
     token TEXT,
+    started INTEGER NOT NULL DEFAULT 0, -- of a claimed task: 1 once its worker has said that its program was started
     not_before_ms INTEGER NOT NULL DEFAULT 0,
     memory_bytes INTEGER,
     name TEXT NOT NULL,

@@ -19,6 +19,7 @@ _COUNTS = """
 SELECT count,
     (SELECT count(*) FROM tasks INDEXED BY tasks_pending WHERE job = ?1 AND state = 'pending'),
     (SELECT count(*) FROM tasks INDEXED BY tasks_claimed WHERE state = 'claimed' AND job = ?1),
+    (SELECT count(*) FROM tasks INDEXED BY tasks_claimed WHERE state = 'claimed' AND job = ?1 AND started = 1),
     (SELECT count(*) FROM tasks INDEXED BY tasks_bad WHERE job = ?1 AND state IN ('failed', 'cancelled') AND state = 'failed'),
     (SELECT count(*) FROM tasks INDEXED BY tasks_bad WHERE job = ?1 AND state IN ('failed', 'cancelled') AND state = 'cancelled'),
     (SELECT count(*) FROM tasks INDEXED BY tasks_reused WHERE job = ?1 AND origin_job IS NOT NULL)
@@ -53,8 +54,8 @@ class Tasks:
         row = self._db.one(_COUNTS, (self._sequence(job_id),))
         if row is None:
             raise messages.no_job(job_id)
-        count, pending, claimed, failed, cancelled, reused = row
-        return Counts(pending, claimed, count - pending - claimed - failed - cancelled, failed, cancelled, reused)
+        count, pending, claimed, running, failed, cancelled, reused = row
+        return Counts(pending, claimed, count - pending - claimed - failed - cancelled, failed, cancelled, reused, running)
 
     def count_failures(self, job_id: str) -> list[FailureGroup]:
         """See ports.JobStore."""
@@ -154,14 +155,6 @@ class Tasks:
             "UPDATE tasks SET state = 'cancelled', failure = 'cancelled', exit_code = NULL, reason = ?, token = NULL, not_before_ms = 0"
             f" WHERE job = ? AND state IN ('pending', 'claimed') {only}",
             (messages.KILLED, self._sequence(job_id), *values),
-        )
-
-    def cancel_pending(self, job_id: str, reason: str) -> int:
-        """See ports.JobStore."""
-        return self._db.run(
-            "UPDATE tasks SET state = 'cancelled', failure = 'cancelled', exit_code = NULL, reason = ?, not_before_ms = 0"
-            " WHERE job = ? AND state = 'pending'",
-            (reason, self._sequence(job_id)),
         )
 
     def reset_tasks(self, job_id: str, states: Collection[TaskState], indexes: Collection[int] | None = None) -> int:

@@ -52,6 +52,7 @@ CREATE TABLE jobs (
     open INTEGER NOT NULL, -- 0 only where no task is pending; a claim that finds none clears it
     priority INTEGER NOT NULL,
     parallelism INTEGER,
+    max_failures INTEGER,
     count INTEGER NOT NULL,
     created_at_ms INTEGER NOT NULL,
     spec BLOB NOT NULL -- model.JobSpec as JSON
@@ -77,6 +78,7 @@ CREATE TABLE tasks (
     reason TEXT NOT NULL DEFAULT '',
     worker TEXT NOT NULL DEFAULT '',
     token TEXT,
+    started INTEGER NOT NULL DEFAULT 0, -- of a claimed task: 1 once its worker has said that its program was started
     not_before_ms INTEGER NOT NULL DEFAULT 0,
     memory_bytes INTEGER,
     name TEXT NOT NULL,
@@ -129,9 +131,9 @@ CREATE TABLE workers (
 INSERT INTO migrations VALUES (1, 'runs, steps, jobs, tasks, attempts, workers', '0.1.0', 1700000000000);
 INSERT INTO runs VALUES (1, 'r-1', 'w.lua', '{}', 'running', 7, '{"boot_id":"b","host":"h","pid":1,"started":1.5}', 1, NULL, '', '', 2);
 INSERT INTO steps VALUES ('r-1', 'main', 'now', 'd', 1, 1, 'done', '[]', 'w.lua:1', '1.5', 0, 1, 2);
-INSERT INTO jobs VALUES (1, 'j-1', 'r-1', 'p', 0, 1, 0, NULL, 2, 1, X'7B226E616D65223A226A227D');
-INSERT INTO tasks VALUES (1, 1, 'succeeded', 'f1', 1, 1, 0, NULL, NULL, 1, NULL, 0, '', 'w-1', NULL, 0, NULL, '');
-INSERT INTO tasks VALUES (1, 2, 'pending', 'f2', 0, 0, 0, NULL, NULL, NULL, NULL, NULL, '', '', NULL, 0, NULL, '');
+INSERT INTO jobs VALUES (1, 'j-1', 'r-1', 'p', 0, 1, 0, NULL, NULL, 2, 1, X'7B226E616D65223A226A227D');
+INSERT INTO tasks VALUES (1, 1, 'succeeded', 'f1', 1, 1, 0, NULL, NULL, 1, NULL, 0, '', 'w-1', NULL, 0, 0, NULL, '');
+INSERT INTO tasks VALUES (1, 2, 'pending', 'f2', 0, 0, 0, NULL, NULL, NULL, NULL, NULL, '', '', NULL, 0, 0, NULL, '');
 INSERT INTO specs VALUES (1, 1, X'7B22636F6D6D616E64223A2274727565227D', '{"n":1}');
 INSERT INTO specs VALUES (1, 2, X'7B22636F6D6D616E64223A2274727565227D', '{"n":2}');
 INSERT INTO attempts VALUES (1, 'j-1', 1, 1, 'f1', CAST('{"exit_code":0,"ref":{"attempt":1,"index":1,"job":"j-1"},"token":"t","worker":"w-1"}' AS BLOB));
