@@ -51,7 +51,8 @@ class ManifestRow(Value, frozen=True):
 
 
 class TaskRow(Value, frozen=True):
-    """What changes about a task: the fields of model.Task, its claim's token, and the records of its ended attempts.
+    """What changes about a task: the fields of model.Task, its claim's token and whether its program was started, and the records of its
+    ended attempts.
 
     `records` are the task's own ended attempts, oldest first. Of a record that is large, or not among the newest, only a summary is kept
     here (without results, outputs and tail): `stored` has its attempt's number, and the whole is in its result.json, which exists before
@@ -69,6 +70,7 @@ class TaskRow(Value, frozen=True):
     reason: str = ""
     worker: str = ""
     token: str = ""
+    started: bool = False
     not_before_ms: int = 0
     memory_bytes: int | None = None
     records: tuple[Attempt, ...] = ()

@@ -77,8 +77,10 @@ def claim(shard: ShardDocument, worker: str, tokens: Sequence[str], now_ms: int)
     return (_next(shard, rows), taken) if taken else (shard, taken)
 
 
-def finish(shard: ShardDocument, finishes: Sequence[Finish]) -> tuple[ShardDocument, list[bool]]:
-    """Ends claims; False for each whose (attempt, token) is not the task's current one.
+def finish(
+    shard: ShardDocument, finishes: Sequence[Finish], started: Sequence[tuple[AttemptRef, str]] = ()
+) -> tuple[ShardDocument, list[bool]]:
+    """Ends claims; False for each whose (attempt, token) is not the task's current one. Claims `started` (ref, token) are marked so.
 
     Raises:
         InternalError: No claim can end in that state.
@@ -106,12 +108,19 @@ def finish(shard: ShardDocument, finishes: Sequence[Finish]) -> tuple[ShardDocum
             reason=attempt.reason,
             worker="" if again else attempt.worker,
             token="",
+            started=False,
             not_before_ms=max(0, each.not_before_ms) if again else 0,
             memory_bytes=task.memory_bytes if each.memory_bytes is None else each.memory_bytes,
             records=records,
             stored=stored,
         )
-    return (_next(shard, rows), recorded) if any(recorded) else (shard, recorded)
+    changed = any(recorded)
+    for ref, token in started:
+        place = _held(shard, rows, ref, token)
+        if place is not None and not rows[place].started:
+            rows[place] = replace(rows[place], started=True)
+            changed = True
+    return (_next(shard, rows), recorded) if changed else (shard, recorded)
 
 
 def release(shard: ShardDocument, claims: Sequence[tuple[AttemptRef, str]]) -> tuple[ShardDocument, int]:
@@ -122,7 +131,7 @@ def release(shard: ShardDocument, claims: Sequence[tuple[AttemptRef, str]]) -> t
         place = _held(shard, rows, ref, token)
         if place is not None:
             task = rows[place]
-            rows[place] = replace(task, state=TaskState.PENDING, attempt=task.attempt - 1, worker="", token="")
+            rows[place] = replace(task, state=TaskState.PENDING, attempt=task.attempt - 1, worker="", token="", started=False)
             count += 1
     return (_next(shard, rows), count) if count else (shard, 0)
 
@@ -142,6 +151,7 @@ def cancel(
                 exit_code=None,
                 reason=reason,
                 token="",
+                started=False,
                 not_before_ms=0,
             )
             count += 1
@@ -165,11 +175,12 @@ def reset(
 def counts(shard: ShardDocument) -> Counts:
     """Tasks by state."""
     found = dict.fromkeys(TaskState, 0)
-    reused = 0
+    reused = running = 0
     for task in shard.tasks:
         found[task.state] += 1
         reused += task.borrowed is not None
-    return Counts(**{str(state): count for state, count in found.items()}, reused=reused)
+        running += task.started
+    return Counts(**{str(state): count for state, count in found.items()}, reused=reused, running=running)
 
 
 def task_of(shard: ShardDocument, index: int, fingerprint: Digest, name: str) -> Task:
