@@ -23,8 +23,8 @@ _ENCODER = msgspec.json.Encoder(order="deterministic")
 _DECODER = msgspec.json.Decoder()
 
 
-def _plain(value: Json) -> Any:
-    """Replaces what JSON cannot hold; returns the very same object where nothing had to change."""
+def plain(value: Json) -> Any:
+    """The value with what JSON cannot hold replaced (see the module)."""
     kind = type(value)
     if kind is str or kind is int or kind is bool or value is None:
         return value
@@ -35,16 +35,17 @@ def _plain(value: Json) -> Any:
     if kind is bytes:
         return {"$bytes": base64.b64encode(value).decode("ascii")}
     if kind is dict:
-        changed = {key: _plain(item) for key, item in value.items()}
+        changed = {key: plain(item) for key, item in value.items()}
         if len(changed) == 1 and next(iter(changed)).startswith("$"):
             return {"$table": changed}
         return changed
     if kind is list or kind is tuple:
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     raise InternalError(f"canonical JSON cannot hold a {kind.__name__}")
 
 
-def _unplain(value: Any) -> Json:
+def unplain(value: Any) -> Json:
+    """The value that `plain` was given."""
     if type(value) is dict:
         if len(value) == 1:
             ((key, item),) = value.items()
@@ -53,22 +54,22 @@ def _unplain(value: Any) -> Json:
             if key == "$float":
                 return float(item)
             if key == "$table":
-                return {inner: _unplain(each) for inner, each in item.items()}
-        return {key: _unplain(item) for key, item in value.items()}
+                return {inner: unplain(each) for inner, each in item.items()}
+        return {key: unplain(item) for key, item in value.items()}
     if type(value) is list:
-        return [_unplain(item) for item in value]
+        return [unplain(item) for item in value]
     return value
 
 
 def canonical(value: Json) -> str:
     """The canonical JSON text of a value of JSON types (see the module); equal values give equal texts."""
-    return _ENCODER.encode(_plain(value)).decode("utf-8")
+    return _ENCODER.encode(plain(value)).decode("utf-8")
 
 
 def parse(text: str | bytes) -> Json:
     """The value that `canonical` was given."""
     decoded = _DECODER.decode(text)
-    return _unplain(decoded) if type(decoded) in (dict, list) else decoded
+    return unplain(decoded) if type(decoded) in (dict, list) else decoded
 
 
 def encode_value(value: msgspec.Struct) -> bytes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from sparkles import digest
 from sparkles.errors import Damaged, SchemaTooNew
@@ -56,8 +57,8 @@ class TaskRow(Value, frozen=True):
 
     `records` are the task's own ended attempts, oldest first. Of a record that is large, or not among the newest, only a summary is kept
     here (without results, outputs and tail): `stored` has its attempt's number, and the whole is in its result.json, which exists before
-    any shard names the attempt. `borrowed` is the record of `origin` where that is another task's, so that a job stays readable when the
-    other one is deleted.
+    any shard names the attempt. `borrowed` is the record of `origin` where that is another task's (a summary where `stored` has 0), so that
+    a job stays readable when the other one is deleted.
     """
 
     state: TaskState = TaskState.PENDING
@@ -166,9 +167,19 @@ def decode(data: bytes, kind: type[Document], where: str) -> Document:
     return found
 
 
+def encode_row(row: ManifestRow) -> bytes:
+    """A line of a manifest. Parameters are canonical JSON, so that bytes in them survive, and params.json is them verbatim."""
+    if row.spec.params:
+        row = ManifestRow(replace(row.spec, params=digest.plain(row.spec.params)), row.fingerprint)
+    return encode(row)
+
+
 def decode_row(data: bytes, where: str) -> ManifestRow:
     """Reads a line of a manifest. Raises Damaged."""
-    return _decode_plain(data, ManifestRow, where)
+    row = _decode_plain(data, ManifestRow, where)
+    if not row.spec.params:
+        return row
+    return ManifestRow(replace(row.spec, params=digest.unplain(row.spec.params)), row.fingerprint)
 
 
 def decode_attempt(data: bytes, where: str) -> Attempt:

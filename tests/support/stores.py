@@ -3,6 +3,10 @@
 A backend is reopened as after a crash: nothing is closed.
 """
 
+import secrets
+
+import pytest
+
 from sparkles import digest
 from sparkles.backends.local.db import open_state
 from sparkles.backends.local.job_store import SqliteJobStore
@@ -10,7 +14,14 @@ from sparkles.backends.local.run_store import SqliteRunStore
 from sparkles.backends.memory import MemoryJobStore, MemoryRunStore
 from sparkles.model import Attempt, Finish, Job, JobId, JobSpec, NewTask, ProcessId, TaskSpec, TaskState, Worker, WorkerId
 
-BACKENDS = ["memory", "sqlite"]
+BACKENDS = [
+    "memory",
+    "sqlite",
+    pytest.param("datastore", marks=pytest.mark.google),
+    pytest.param("firestore", marks=pytest.mark.google),
+]
+LOCAL = BACKENDS[:2]
+"""The backends of ports that the cloud does not have."""
 
 
 class Backend:
@@ -22,7 +33,8 @@ class Backend:
         self.kind = kind
         self.runs = MemoryRunStore()
         self.jobs = MemoryJobStore()
-        if kind == "sqlite":
+        self._prefix = f"t{secrets.token_hex(6)}/"
+        if kind != "memory":
             self.reopen()
 
     def reopen(self):
@@ -32,6 +44,12 @@ class Backend:
             self._databases.append(database)
             self.runs = SqliteRunStore(database)
             self.jobs = SqliteJobStore(database)
+        elif self.kind != "memory":
+            from tests.support import google
+
+            store, clients = google.job_store(self.kind, self._prefix, shard_size=64)
+            self._databases.extend(clients)
+            self.jobs = store
 
     def close(self):
         for database in self._databases:

@@ -167,7 +167,8 @@ def reset(
     count = 0
     for place, task in enumerate(rows):
         if task.state in ended and (indexes is None or shard.first + place in indexes):
-            rows[place] = TaskRow(attempt=task.attempt, records=task.records, stored=task.stored)
+            own = tuple(number for number in task.stored if number)
+            rows[place] = TaskRow(attempt=task.attempt, records=task.records, stored=own)
             count += 1
     return (_next(shard, rows), count) if count else (shard, 0)
 
@@ -202,6 +203,18 @@ def task_of(shard: ShardDocument, index: int, fingerprint: Digest, name: str) ->
         not_before_ms=row.not_before_ms,
         memory_bytes=row.memory_bytes,
         name=name,
+    )
+
+
+def reused(attempt: Attempt) -> TaskRow:
+    """The row of a task that has its outcome from another's attempt."""
+    large = is_large(attempt)
+    return TaskRow(
+        state=TaskState.SUCCEEDED,
+        origin=attempt.ref,
+        exit_code=0,
+        borrowed=summary(attempt) if large else attempt,
+        stored=(0,) if large else (),
     )
 
 

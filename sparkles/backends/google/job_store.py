@@ -1,0 +1,446 @@
+"""The JobStore in Datastore, with the tasks' definitions and large records in the bucket (docs/wire.md). May import ports and below.
+
+Surprise: a job's shards are written before the job, which is inserted last and makes all of it visible at once; whoever finds shards
+without their job passes them over. Deleting goes the other way round.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
+
+import msgspec
+from msgspec.structs import replace
+
+from sparkles import wire
+from sparkles.backends import messages
+from sparkles.backends.google import names, shard
+from sparkles.backends.google.bucket import Bucket
+from sparkles.backends.google.claims import Claims
+from sparkles.backends.google.datastore import Datastore, Entity
+from sparkles.backends.google.definitions import Definitions, ManifestWriter
+from sparkles.backends.google.reuse import Reuse
+from sparkles.backends.google.shards import Shards, Stored, cut, size_for
+from sparkles.backends.google.views import Views
+from sparkles.backends.google.workers import Workers
+from sparkles.errors import NotFound, StorageFull
+from sparkles.model import (
+    Attempt,
+    AttemptRef,
+    Claim,
+    Counts,
+    Digest,
+    FailureClass,
+    Finish,
+    Job,
+    NewTask,
+    Task,
+    TaskSpec,
+    TaskState,
+    Worker,
+    WorkerId,
+)
+from sparkles.ports import FailureGroup, JobStore, Outcome
+from sparkles.wire import SCHEMA, Event, JobDocument, ShardDocument, TaskRow
+
+DOCUMENT_BYTES = 900_000
+_RUNNING = (TaskState.PENDING, TaskState.CLAIMED)
+
+
+class _Counter(msgspec.Struct, forbid_unknown_fields=True):
+    schema: int = SCHEMA
+    value: int = 0
+
+
+class GoogleJobStore:
+    """See ports.JobStore."""
+
+    def __init__(
+        self,
+        datastore: Datastore,
+        bucket: Bucket,
+        *,
+        max_workers: int = 100,
+        shard_size: int | None = None,
+        publish: Callable[[Event], None] = lambda event: None,
+        events: Callable[[], list[Event] | None] = lambda: None,
+    ) -> None:
+        """
+        Args:
+            max_workers: How many workers to expect, for the size of shards; `shard_size` overrides what is made of it.
+            publish: Is given an event after each write of a shard.
+            events: The events that came since it was last called; None where none can come (then shards are read again).
+        """
+        self._datastore, self._bucket = datastore, bucket
+        self._max_workers, self._shard_size = max_workers, shard_size
+        self._shards = Shards(datastore, publish)
+        self._definitions = Definitions(bucket)
+        self._workers = Workers(datastore, self._shards)
+        self._queue = Claims(self._shards, self._workers, self._definitions, bucket, self._find)
+        self._views = Views(self._shards, events)
+        self._reuse = Reuse(datastore, bucket, self._shards)
+
+    # Jobs
+
+    def create_job(self, job: Job, tasks: Iterable[NewTask]) -> bool:
+        """See ports.JobStore."""
+        if self._find(job.id) is not None:
+            return False
+        writer = ManifestWriter()
+        rows: list[TaskRow] = []
+        origins: dict[int, AttemptRef] = {}
+        for index, task in enumerate(tasks, 1):
+            writer.add(task)
+            rows.append(TaskRow())
+            if task.origin is not None:
+                origins[index] = task.origin
+        borrowed = self._reuse.records(set(origins.values()))
+        for index, ref in origins.items():
+            if ref in borrowed:
+                rows[index - 1] = shard.reused(borrowed[ref])
+        for ref in self._reuse.kept_of(job.id):
+            if ref.index <= len(rows):
+                row = rows[ref.index - 1]
+                rows[ref.index - 1] = replace(row, attempt=max(row.attempt, ref.attempt))
+        manifest, data, fingerprints = writer.finish()
+        job = replace(job, count=len(rows), sequence=self._next_sequence())
+        size = self._shard_size or size_for(len(rows), self._max_workers)
+        document = JobDocument(SCHEMA, job, manifest, size)
+        entity = _entity(document)
+        uploads = [
+            self._bucket.pool.submit(self._bucket.put, names.manifest(job.id, manifest), data),
+            self._bucket.pool.submit(self._bucket.put, names.fingerprints(job.id), fingerprints),
+        ]
+        for upload in uploads:
+            upload.result()
+        if not self._write_shards(document, rows):
+            return False
+        for stored in self._gone_since(document, {ref.job for ref in borrowed}):
+            self._shards.change(stored, partial(_forget, gone=self._missing(stored.document)), 0)
+        return self._datastore.insert(entity)
+
+    def _write_shards(self, job: JobDocument, rows: Sequence[TaskRow]) -> bool:
+        """Writes the shards of a job that does not exist yet, over what an earlier try left; False where the job exists by now."""
+        leftover = self._shards.numbers(job.job.id)
+        if leftover and self._find(job.job.id) is not None:
+            return False
+        if leftover:
+            # They may not be those of this try: what is beyond its last shard, or has another size, would be found by claims.
+            self._shards.delete(leftover)
+        self._shards.create(cut(job, rows))
+        return True
+
+    def _gone_since(self, job: JobDocument, origins: Collection[str]) -> Iterator[Stored]:
+        """Shards of a new job that reuse outcomes of jobs that were deleted since these were looked up."""
+        found = self._datastore.lookup(names.JOB, sorted(origins)) if origins else {}
+        gone = set(origins) - set(found)
+        if gone:
+            for stored in self._shards.of_job(job):
+                if gone & set(shard.reuses(stored.document)):
+                    yield stored
+
+    def _missing(self, document: ShardDocument) -> set[AttemptRef]:
+        refs = {task.origin for task in document.tasks if task.origin is not None and task.borrowed is not None}
+        found = self._datastore.lookup(names.JOB, sorted({ref.job for ref in refs}))
+        kept = self._reuse.still_kept({ref for ref in refs if ref.job not in found}, but=document.job)
+        return {ref for ref in refs if ref.job not in found and ref not in kept}
+
+    def _next_sequence(self) -> int:
+        value = 0
+
+        def change(entity: Entity | None) -> Entity:
+            nonlocal value
+            value = 1 + (msgspec.json.decode(entity.document, type=_Counter).value if entity is not None else 0)
+            return Entity(names.COUNTER, "jobs", msgspec.json.encode(_Counter(value=value)))
+
+        self._datastore.update(names.COUNTER, "jobs", change)
+        return value
+
+    def get_job(self, job_id: str) -> Job:
+        """See ports.JobStore."""
+        return self._get(job_id).job
+
+    def list_jobs(self, *, owner: str | None = None, limit: int | None = None) -> list[Job]:
+        """See ports.JobStore."""
+        # With an owner it is sorted here: filter and order together would need an index that somebody has to make first.
+        if owner is None:
+            found = self._datastore.query(names.JOB, order="-sequence", limit=limit)
+            return [_document(entity).job for entity in found]
+        jobs = [_document(entity).job for entity in self._datastore.query(names.JOB, ("owner", "=", owner))]
+        return sorted(jobs, key=lambda job: -job.sequence)[:limit]
+
+    def list_open(self, owner: str) -> set[str]:
+        """See ports.JobStore."""
+        return self._shards.open_of(owner)
+
+    def delete_jobs(self, job_ids: Collection[str]) -> list[AttemptRef]:
+        """See ports.JobStore. Their manifests go as well; attempts' objects are Blobs's to delete."""
+        found = {name: _document(entity) for name, entity in self._datastore.lookup(names.JOB, sorted(set(job_ids))).items()}
+        shards = {job_id: self._shards.of_job(job) for job_id, job in found.items()}
+        for job_id in sorted(found, key=lambda each: found[each].job.sequence):
+            claimed = [task.index for task in self._tasks(found[job_id], shards[job_id], states={TaskState.CLAIMED})]
+            if claimed:
+                raise messages.job_claimed(job_id, claimed[:5], len(claimed))
+        self._datastore.delete_all(names.JOB, sorted(found))
+        objects = []
+        for job_id, job in found.items():
+            self._views.forget(job_id)
+            self._shards.delete(each.entity.name for each in shards[job_id])
+            objects += [names.manifest(job_id, job.manifest), names.fingerprints(job_id)]
+        self._bucket.delete(objects)
+        kept = {ref for job_id in job_ids for ref in self._reuse.kept_of(job_id)}
+        return sorted(kept, key=lambda ref: (ref.job, ref.index, ref.attempt))
+
+    def set_held(self, job_ids: Collection[str], held: bool) -> None:
+        """See ports.JobStore."""
+
+        def change(entity: Entity | None) -> Entity | None:
+            if entity is None:
+                return None
+            document = _document(entity)
+            if document.job.held == held:
+                return None
+            return _entity(replace(document, job=replace(document.job, held=held)))
+
+        for job_id, entity in self._datastore.lookup(names.JOB, sorted(set(job_ids))).items():
+            self._datastore.change(entity, names.JOB, job_id, change)
+
+    # Tasks
+
+    def count_tasks(self, job_id: str) -> Counts:
+        """See ports.JobStore."""
+        job = self._get(job_id)
+        total = dict.fromkeys(Counts.__struct_fields__, 0)
+        for document in self._views.look(job):
+            for name, count in shard.counts(document).by_state().items():
+                total[name] += count
+        return Counts(**total)
+
+    def count_failures(self, job_id: str) -> list[FailureGroup]:
+        """See ports.JobStore."""
+        groups: dict[tuple[FailureClass, int | None], list[int]] = {}
+        for stored in self._shards.of_job(self._get(job_id)):
+            for index, task in enumerate(stored.document.tasks, stored.document.first):
+                if task.state is TaskState.FAILED:
+                    groups.setdefault((task.failure or FailureClass.EXIT, task.exit_code), []).append(index)
+        found = [FailureGroup(failure, code, len(indexes), indexes[0]) for (failure, code), indexes in groups.items()]
+        return sorted(found, key=lambda group: (-group.count, group.example))
+
+    def get_task(self, job_id: str, index: int) -> Task:
+        """See ports.JobStore."""
+        job, stored = self._shard_of(job_id, index)
+        row = self._definitions.row(job, index)
+        return shard.task_of(stored.document, index, row.fingerprint, row.spec.name)
+
+    def get_spec(self, job_id: str, index: int) -> TaskSpec:
+        """See ports.JobStore."""
+        job, _ = self._shard_of(job_id, index)
+        return self._definitions.row(job, index).spec
+
+    def list_tasks(
+        self, job_id: str, *, first: int = 1, limit: int | None = None, states: Collection[TaskState] | None = None
+    ) -> list[Task]:
+        """See ports.JobStore."""
+        job = self._get(job_id)
+        return self._tasks(job, self._from(job, first, limit, states), first=first, limit=limit, states=states)
+
+    def _from(self, job: JobDocument, first: int, limit: int | None, states: Collection[TaskState] | None) -> list[Stored]:
+        """The shards that hold tasks from `first` on: as few as will do."""
+        count = math.ceil(job.job.count / job.shard_size)
+        start = max(first - 1, 0) // job.shard_size
+        end = count if limit is None or states is not None else min(count, (max(first, 1) + limit - 2) // job.shard_size + 1)
+        return self._shards.get_many([(job.job.id, number) for number in range(start, end)])
+
+    def _tasks(
+        self,
+        job: JobDocument,
+        shards: Sequence[Stored],
+        *,
+        first: int = 1,
+        limit: int | None = None,
+        states: Collection[TaskState] | None = None,
+    ) -> list[Task]:
+        tasks: list[Task] = []
+        for stored in shards:
+            document = stored.document
+            for index, row in enumerate(document.tasks, document.first):
+                if limit is not None and len(tasks) >= limit:
+                    return tasks
+                if index >= first and (states is None or row.state in states):
+                    definition = self._definitions.row(job, index)
+                    tasks.append(shard.task_of(document, index, definition.fingerprint, definition.spec.name))
+        return tasks
+
+    def list_outcomes(
+        self, job_id: str, *, first: int = 1, limit: int | None = None, states: Collection[TaskState] | None = None
+    ) -> list[Outcome]:
+        """See ports.JobStore."""
+        job = self._get(job_id)
+        shards = self._from(job, first, limit, states)
+        rows = {index: row for each in shards for index, row in enumerate(each.document.tasks, each.document.first)}
+        tasks = self._tasks(job, shards, first=first, limit=limit, states=states)
+        attempts = self._reuse.whole({task.index: rows[task.index] for task in tasks}, job_id)
+        return [Outcome(task, self._definitions.row(job, task.index).spec.params, attempts.get(task.index)) for task in tasks]
+
+    def state_digest(self, job_id: str) -> Digest:
+        """See ports.JobStore."""
+        job = self._get(job_id)
+        lines = (f"{task.state}{task.attempt}" for each in self._shards.of_job(job) for task in each.document.tasks)
+        return Digest(hashlib.sha256("".join(lines).encode("ascii")).hexdigest())
+
+    def find_reusable(self, fingerprints: Sequence[Digest]) -> dict[Digest, Attempt]:
+        """See ports.JobStore."""
+        jobs = [_document(entity) for entity in self._datastore.query(names.JOB, order="-sequence")]
+        return self._reuse.find(fingerprints, jobs)
+
+    def get_attempt(self, ref: AttemptRef) -> Attempt | None:
+        """See ports.JobStore."""
+        return self._reuse.records({ref}).get(ref)
+
+    def list_attempts(self, job_id: str, index: int) -> list[Attempt]:
+        """See ports.JobStore."""
+        try:
+            _, stored = self._shard_of(job_id, index)
+        except NotFound:
+            kept = {ref for ref in self._reuse.kept_of(job_id) if ref.index == index}
+            return sorted(self._reuse.records(kept).values(), key=lambda attempt: attempt.ref.attempt)
+        row = stored.document.tasks[index - stored.document.first]
+        return [self._reuse.whole_record(attempt, row) for attempt in row.records]
+
+    def list_digests(self) -> set[Digest]:
+        """See ports.JobStore."""
+        found: set[Digest] = set()
+        for entity in self._datastore.query(names.JOB):
+            job = _document(entity)
+            found.update(file.digest for _, row in self._definitions.rows(job) for file in row.spec.files)
+            for stored in self._shards.of_job(job):
+                for task in stored.document.tasks:
+                    whole = [self._reuse.whole_record(attempt, task) for attempt in task.records]
+                    borrowed = self._reuse.whole_borrowed(task)
+                    if borrowed is not None:
+                        whole.append(borrowed)
+                    found.update(output.digest for attempt in whole for output in attempt.outputs)
+        return found
+
+    def kill_tasks(self, job_id: str, indexes: Collection[int] | None = None) -> int:
+        """See ports.JobStore."""
+        act = partial(shard.cancel, states=_RUNNING, reason=messages.KILLED, indexes=indexes)
+        return self._each_shard(job_id, indexes, act)
+
+    def reset_tasks(self, job_id: str, states: Collection[TaskState], indexes: Collection[int] | None = None) -> int:
+        """See ports.JobStore."""
+        return self._each_shard(job_id, indexes, partial(shard.reset, states=states, indexes=indexes))
+
+    def _each_shard(
+        self, job_id: str, indexes: Collection[int] | None, act: Callable[[ShardDocument], tuple[ShardDocument, int]]
+    ) -> int:
+        job = self._get(job_id)
+        stored = self._shards.of_job(job)
+        if indexes is not None:
+            numbers = {(index - 1) // job.shard_size for index in indexes}
+            stored = [each for each in stored if each.document.number in numbers]
+        return sum(self._datastore.pool.map(lambda each: self._shards.change(each, act, 0), stored))
+
+    # Claims and workers
+
+    def claim(self, worker: WorkerId, *, pool: str, limit: int, now_ms: int) -> list[Claim]:
+        """See ports.JobStore."""
+        return self._queue.claim(worker, pool=pool, limit=limit, now_ms=now_ms)
+
+    def next_due_ms(self, pool: str) -> int | None:
+        """See ports.JobStore."""
+        return self._queue.next_due_ms(pool)
+
+    def finish(self, finishes: Sequence[Finish], started: Sequence[Claim] = ()) -> list[bool]:
+        """See ports.JobStore."""
+        return self._queue.finish(finishes, started)
+
+    def release(self, claims: Sequence[Claim]) -> int:
+        """See ports.JobStore."""
+        return self._queue.release(claims)
+
+    def held_tokens(self, worker: WorkerId) -> set[str]:
+        """See ports.JobStore."""
+        return self._queue.held_tokens(worker)
+
+    def list_claims(self, worker: WorkerId) -> list[Claim]:
+        """See ports.JobStore."""
+        return self._queue.list_claims(worker)
+
+    def enter_worker(self, worker: Worker) -> None:
+        """See ports.JobStore."""
+        self._workers.enter_worker(worker)
+
+    def beat_worker(self, worker: WorkerId, *, waiting: bool) -> bool:
+        """See ports.JobStore."""
+        return self._workers.beat_worker(worker, waiting=waiting)
+
+    def leave_worker(self, worker: WorkerId) -> None:
+        """See ports.JobStore."""
+        self._workers.leave_worker(worker)
+
+    def list_workers(self) -> list[Worker]:
+        """See ports.JobStore."""
+        return self._workers.list_workers()
+
+    def dead_workers(self, lease_s: float) -> list[Worker]:
+        """Workers whose heartbeat stands still (workers.py)."""
+        return self._workers.dead_workers(lease_s)
+
+    def remove_worker(self, worker: str) -> None:
+        """Removes a dead worker's row, after its claims."""
+        self._workers.remove_worker(worker)
+
+    def reserve(self, worker: WorkerId, *, cpu: float, memory_bytes: int, total_cpu: float, total_memory_bytes: int) -> bool:
+        """See ports.JobStore."""
+        return self._workers.reserve(
+            worker, cpu=cpu, memory_bytes=memory_bytes, total_cpu=total_cpu, total_memory_bytes=total_memory_bytes
+        )
+
+    # Documents
+
+    def _find(self, job_id: str) -> JobDocument | None:
+        entity = self._datastore.get(names.JOB, job_id) if job_id else None
+        return None if entity is None else _document(entity)
+
+    def _get(self, job_id: str) -> JobDocument:
+        found = self._find(job_id)
+        if found is None:
+            raise messages.no_job(job_id)
+        return found
+
+    def _shard_of(self, job_id: str, index: int) -> tuple[JobDocument, Stored]:
+        job = self._get(job_id)
+        found = self._shards.get_many([(job_id, (index - 1) // job.shard_size)]) if 1 <= index <= job.job.count else []
+        if not found:
+            raise messages.no_task(job_id, index, job.job.count)
+        return job, found[0]
+
+
+def _forget(document: ShardDocument, *, gone: Collection[AttemptRef]) -> tuple[ShardDocument, int]:
+    """Tasks whose outcome is gone are pending instead."""
+    rows = [TaskRow(attempt=task.attempt) if task.origin in gone else task for task in document.tasks]
+    return replace(document, tasks=tuple(rows), seq=document.seq + 1), 0
+
+
+def _entity(document: JobDocument) -> Entity:
+    data = wire.encode(document)
+    if len(data) > DOCUMENT_BYTES:
+        raise StorageFull(
+            f"job {document.job.id}: what its tasks have in common has {len(data)} bytes; Datastore takes {DOCUMENT_BYTES}: put large"
+            " values into files",
+            "create job",
+            document.job.id,
+        )
+    job = document.job
+    return Entity(names.JOB, job.id, data, {"pool": job.pool, "owner": job.owner or "-", "sequence": job.sequence})
+
+
+def _document(entity: Entity) -> JobDocument:
+    return wire.decode(entity.document, JobDocument, f"{names.JOB} {entity.name}")
+
+
+def _conforms(store: GoogleJobStore) -> JobStore:
+    return store

@@ -1,0 +1,66 @@
+"""Clients of Google's emulators for tests: started on first use, shared by the test process, ended with it.
+
+Where the usual variables are set (tests/run-all sets them), the emulators that they name are used instead.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+
+import grpc
+import pytest
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import storage
+
+from sparkles.backends.google import names
+from sparkles.backends.google.bucket import Bucket
+from sparkles.backends.google.datastore import Datastore
+from sparkles.backends.google.job_store import GoogleJobStore
+from tests.support import emulators
+from tests.support.needs import requires
+
+UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+
+
+@functools.cache
+def address(service: str) -> str:
+    """host:port of an emulator; the test needs it to be there."""
+    variable = "FIRESTORE_DATASTORE_EMULATOR_HOST" if service == "firestore" else emulators.VARIABLES[service]
+    known = os.environ.get(variable)
+    if known:
+        found = known.removeprefix("http://")
+    else:
+        try:
+            emulator = emulators.Emulator(service)
+        except emulators.Missing as error:
+            requires(False, str(error))
+            pytest.fail(str(error))
+        atexit.register(emulator.stop)
+        found = emulator.address
+    if service == "storage":
+        emulators.create_bucket(found)
+    return found
+
+
+def datastore(service: str, prefix: str, **options: object) -> Datastore:
+    """A client of one namespace; `service` is datastore or firestore."""
+    channel = grpc.insecure_channel(address(service), options=UNLIMITED)
+    return Datastore(channel, project=emulators.PROJECT, database="(default)", namespace=names.namespace(prefix), **options)
+
+
+def bucket(prefix: str, **options: object) -> Bucket:
+    """A client of the bucket below a prefix."""
+    client = storage.Client(
+        project=emulators.PROJECT,
+        credentials=AnonymousCredentials(),
+        client_options={"api_endpoint": f"http://{address('storage')}"},
+    )
+    return Bucket(client, emulators.BUCKET, prefix, **options)
+
+
+def job_store(service: str, prefix: str, **options: object) -> tuple[GoogleJobStore, list[Datastore | Bucket]]:
+    """A store, and the clients to close after it."""
+    clients: tuple[Datastore, Bucket] = datastore(service, prefix), bucket(prefix)
+    return GoogleJobStore(*clients, **options), list(clients)
