@@ -594,7 +594,7 @@ def test_a_worker_s_row_comes_back_as_it_was(backend):
         Worker(
             "w1", "pool ü", replace(HERE, host="höst"), beat=3, cpu=0.3, memory_bytes=1 << 40, waiting=True, started_at_ms=2**42
         ),
-        Worker("w2", "", HERE),
+        Worker("w2", "", HERE, started_at_ms=2**42 + 1),
     ]
     backend.jobs.leave_worker("w")
     for row in rows:

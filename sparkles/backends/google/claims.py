@@ -221,7 +221,7 @@ class Claims:
             job = self._find_job(document.job)
             if job is not None:
                 claims.append(self._claim_of(job, document, index))
-        return claims
+        return sorted(claims, key=lambda claim: (claim.ref.job, claim.ref.index))
 
     def _claim_of(self, job: JobDocument, document: ShardDocument, index: int) -> Claim:
         task = document.tasks[index - document.first]

@@ -301,13 +301,15 @@ class GoogleJobStore:
 
     def list_attempts(self, job_id: str, index: int) -> list[Attempt]:
         """See ports.JobStore."""
+        found = self._reuse.records({ref for ref in self._reuse.kept_of(job_id) if ref.index == index})
         try:
             _, stored = self._shard_of(job_id, index)
         except NotFound:
-            kept = {ref for ref in self._reuse.kept_of(job_id) if ref.index == index}
-            return sorted(self._reuse.records(kept).values(), key=lambda attempt: attempt.ref.attempt)
-        row = stored.document.tasks[index - stored.document.first]
-        return [self._reuse.whole_record(attempt, row) for attempt in row.records]
+            pass  # what others keep of a deleted job
+        else:
+            row = stored.document.tasks[index - stored.document.first]
+            found.update((attempt.ref, self._reuse.whole_record(attempt, row)) for attempt in row.records)
+        return sorted(found.values(), key=lambda attempt: attempt.ref.attempt)
 
     def list_digests(self) -> set[Digest]:
         """See ports.JobStore."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -38,6 +40,8 @@ class Workers:
     def enter_worker(self, worker: Worker) -> None:
         """See ports.JobStore."""
         self._datastore.put_all([_entity(WorkerDocument(SCHEMA, worker, __version__))])
+        if worker.cpu or worker.memory_bytes:
+            self._hold(worker.process.host, worker.id, (worker.cpu, worker.memory_bytes), (math.inf, sys.maxsize))
 
     def beat_worker(self, worker: WorkerId, *, waiting: bool) -> bool:
         """See ports.JobStore."""
