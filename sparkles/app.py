@@ -1,146 +1,38 @@
-"""The composition root: Settings -> wired objects, and what commands ask for. The only place that picks classes.
-
-Everything is built on first use, so that `sparkles runs` opens no more than the database.
-"""
+"""What commands ask for: runs from beginning to end, plans, recovery. The backends come from installation.py."""
 
 from __future__ import annotations
 
 import functools
-import os
 import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparkles import digest
-from sparkles.backends.clock import SystemClock
-from sparkles.config import Settings
 from sparkles.engine.drive import Interrupts, drive
 from sparkles.engine.events import Noticed, Report
-from sparkles.engine.session import Options, Ports, Session
-from sparkles.engine.submitting import Defaults
+from sparkles.engine.session import Options, Session
 from sparkles.errors import SparklesError, UsageError, WorkflowError
+from sparkles.installation import Installation
 from sparkles.model import ProcessId, Run, RunId, RunState
 from sparkles.scripts import Scripts
 
 if TYPE_CHECKING:
-    from sparkles.backends.local.db import Database
-    from sparkles.backends.local.fleet import ProcessFleet
     from sparkles.engine.commands import Program
-    from sparkles.engine.submitting import Submitter
     from sparkles.lua.declared import Refusal
-    from sparkles.ports import Blobs, JobStore, Notifier, RunStore
     from sparkles.rehearse import Rehearsal
 
 STALE_OWNER_S = 60.0
 """An owner on another host cannot be looked at: it counts as dead after its heartbeat stood still for this long."""
 
 
-class App:
-    """One installation: the backends of a state folder and the settings they came from."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+class App(Installation):
+    """An installation, and what commands do with it."""
 
     @functools.cached_property
     def scripts(self) -> Scripts:
         """The workflows that can be run here."""
         return Scripts(self.settings.root)
-
-    # Wiring
-
-    @functools.cached_property
-    def database(self) -> Database:
-        """The state folder's database, opened (and made, and migrated) on first use."""
-        from sparkles.backends.local.db import open_state
-
-        return open_state(self.settings.state)
-
-    @functools.cached_property
-    def runs(self) -> RunStore:
-        """Runs and steps."""
-        from sparkles.backends.local.run_store import SqliteRunStore
-
-        return SqliteRunStore(self.database)
-
-    @functools.cached_property
-    def jobs(self) -> JobStore:
-        """Jobs, tasks, claims, workers."""
-        from sparkles.backends.local.job_store import SqliteJobStore
-
-        return SqliteJobStore(self.database)
-
-    @functools.cached_property
-    def blobs(self) -> Blobs:
-        """Content and attempt folders."""
-        from sparkles.backends.local.blobs import DirectoryBlobs
-
-        return DirectoryBlobs(self.settings.state)
-
-    @functools.cached_property
-    def notifier(self) -> Notifier:
-        """Hints between the processes of this state folder."""
-        from sparkles.backends.local.notifier import FifoNotifier
-
-        return FifoNotifier(self.settings.state, f"driver-{os.getpid()}")
-
-    @functools.cached_property
-    def fleet(self) -> ProcessFleet:
-        """The worker processes of this driver."""
-        from sparkles.backends.local.fleet import ProcessFleet
-
-        return ProcessFleet(
-            self.settings.state,
-            self.jobs,
-            self.blobs,
-            self.clock,
-            cpu=self.settings.cpu,
-            memory_bytes=self.settings.memory_bytes,
-            lease_s=self.settings.lease_s,
-        )
-
-    @functools.cached_property
-    def clock(self) -> SystemClock:
-        """The machine's clock."""
-        return SystemClock()
-
-    @functools.cached_property
-    def driver(self) -> ProcessId:
-        """This process, as an owner of runs."""
-        from sparkles.backends.local.process import this_process
-
-        return this_process()
-
-    def ports(self) -> Ports:
-        """All six, for a session."""
-        return Ports(
-            runs=self.runs, jobs=self.jobs, blobs=self.blobs, fleet=self.fleet, notifier=self.notifier, clock=self.clock
-        )
-
-    def submitter(self, report: Report, *, serve: bool = True) -> Submitter:
-        """What creates jobs outside of runs (`sparkles sub`); without `serve` no worker is started."""
-        from sparkles.engine.files import RunFiles
-        from sparkles.engine.submitting import Submitter
-
-        files = RunFiles(self.settings.root, self.settings.state, self.blobs)
-        return Submitter(
-            self.jobs, self.blobs, self.fleet if serve else None, self.notifier, self.clock, files, report, self.defaults()
-        )
-
-    def defaults(self) -> Defaults:
-        """What jobs get where their author said nothing."""
-        settings = self.settings
-        return Defaults(settings.default_cpu, settings.default_memory_bytes, settings.default_timeout_s)
-
-    def close(self) -> None:
-        """Leaves no pipe and no connection behind; what was not opened is not opened for it."""
-        opened = vars(self)
-        if "notifier" in opened:
-            self.notifier.close()
-        if "database" in opened:
-            self.database.close()
-
-    # Runs
 
     def run_workflow(
         self,
@@ -174,6 +66,7 @@ class App:
             raise UsageError(f"{script}: cannot be read: {error.strerror}") from None
         if mistakes := self.refusal(script, args, lambda: interrupts.level > 0):
             raise mistakes
+        self.begin(report, path)
         self.recover(report)
         run: Run | None = None
         if not new and fork is None:
@@ -224,6 +117,8 @@ class App:
 
         path, identity = self.scripts.find(script)
         canonical = digest.canonical(args)
+        if not self.has_state():
+            self.imagine_state()
         same = self.runs.list_runs(workflow=identity, args=canonical, limit=1)
         resumes = bool(same) and same[0].state is not RunState.SUCCEEDED and not new
         run = same[0] if resumes else Run(RunId("r-planned"), identity, canonical, RunState.RUNNING, 0)
@@ -293,9 +188,10 @@ class App:
         run = self.runs.get_run(run_id)
         if run.state is RunState.SUCCEEDED:
             raise UsageError(f"run {run_id} has succeeded; `sparkles run {run.workflow}` begins another")
+        path, shown = self.scripts.of_run(run)
+        self.begin(report, path)
         self.recover(report)
         run = self._take(run_id, report)
-        path, shown = self.scripts.of_run(run)
         self._drive(
             run, path, shown, digest.parse(run.args), report, interrupts, cache=cache, frozen=frozen, keep_failed=keep_failed
         )

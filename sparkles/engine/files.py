@@ -124,9 +124,9 @@ class RunFiles:
             if content is None:
                 raise UsageError(f"{path}: no such file at this point of the run")
             if content != self.present(target):
-                return Artifact(path, content, len(self._blobs.read(content)), os.access(target, os.X_OK))
-        artifact = self._blobs.put_file(target)
-        return msgspec.structs.replace(artifact, name=path)
+                now = self._blobs.put_file(target)
+                return msgspec.structs.replace(now, name=path, digest=content, size_bytes=len(self._blobs.read(content)))
+        return msgspec.structs.replace(self._blobs.put_file(target), name=path)
 
     def matches(self, pattern: str) -> list[str]:
         """The regular files that a glob names, sorted; `**` crosses folders; the state folder is left out."""
@@ -142,7 +142,11 @@ class RunFiles:
         gone."""
         try:
             artifact = Artifact(
-                str(ref["name"]), Digest(str(ref["digest"])), int(ref["size"]), bool(ref.get("executable", False))
+                str(ref["name"]),
+                Digest(str(ref["digest"])),
+                int(ref["size"]),
+                bool(ref.get("executable", False)),
+                bool(ref.get("private", False)),
             )
         except (KeyError, TypeError, ValueError):
             raise UsageError("expected a path or an artifact of an earlier task (result.tasks[i].outputs[name])") from None

@@ -115,7 +115,7 @@ class Inputs:
                 number += 1
                 dst = f"{FOLDER}/{number}/{base}"
             if there is None:
-                placed[dst] = InputFile(dst, artifact.digest, artifact.size_bytes, artifact.executable, src=src)
+                placed[dst] = _input(dst, artifact, src)
             paths[name] = up + dst
         _check_folders(placed, "files")
         return paths, tuple(placed.values())
@@ -145,16 +145,7 @@ class Inputs:
         inputs = []
         for artifact, src, below in found:
             dst = below if draft.dst is None else draft.dst if single else draft.dst + below
-            inputs.append(
-                InputFile(
-                    check_inside(dst, f"{path}.dst", "a path"),
-                    artifact.digest,
-                    artifact.size_bytes,
-                    artifact.executable,
-                    draft.link,
-                    src,
-                )
-            )
+            inputs.append(_input(check_inside(dst, f"{path}.dst", "a path"), artifact, src, link=draft.link))
         return inputs
 
     def _files(self, src: str, path: str) -> list[tuple[Artifact, str, str]]:
@@ -191,6 +182,10 @@ class Inputs:
         folder, base = posixpath.split(bare)
         beside = self._source.matches(posixpath.join(glob.escape(folder), "*"))
         return f"{error}.{did_you_mean(base, map(posixpath.basename, beside))}".removesuffix(".")
+
+
+def _input(dst: str, artifact: Artifact, src: str, *, link: bool = False) -> InputFile:
+    return InputFile(dst, artifact.digest, artifact.size_bytes, artifact.executable, link, src, artifact.private)
 
 
 def _check_local(src: str) -> None:

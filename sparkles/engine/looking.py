@@ -37,7 +37,7 @@ class LookingBlobs:
         except OSError as error:
             raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
         self._paths[found] = path
-        return Artifact(str(path), found, facts.st_size, bool(facts.st_mode & 0o111))
+        return Artifact(str(path), found, facts.st_size, bool(facts.st_mode & 0o111), not facts.st_mode & 0o004)
 
     def known_file(self, path: Path) -> Artifact | None:
         """As the real one."""

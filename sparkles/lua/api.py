@@ -143,6 +143,7 @@ RECORDS: tuple[Record, ...] = (
             Field("digest", "string", "sha256 of its content, in hex."),
             _opt("size", "integer", "Bytes."),
             _opt("executable", "boolean", "Whether it may be executed."),
+            _opt("private", "boolean", "Whether copies of it are for their user alone."),
         ),
     ),
     Record(

@@ -179,6 +179,7 @@ function ResultMethods:table(columns) end
 ---@field digest string sha256 of its content, in hex.
 ---@field size? integer Bytes.
 ---@field executable? boolean Whether it may be executed.
+---@field private? boolean Whether copies of it are for their user alone.
 
 --- An input of a task.
 ---@class FileSpec
