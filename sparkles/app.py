@@ -203,10 +203,10 @@ class App(Installation):
 
     def end_shell_commands(self, run_id: str) -> None:
         """Ends the `shell` commands that a run's killed driver left: a resumed run runs them again."""
-        from sparkles.backends.local.process import end_processes, marked
+        from sparkles.backends.local.process import end_marked
         from sparkles.engine.shelling import MARKER
 
-        end_processes(lambda: marked(MARKER, run_id), grace_s=1.0)
+        end_marked(MARKER, run_id, grace_s=1.0)
 
     def _is_dead(self, run_id: RunId, report: Report) -> Callable[[ProcessId], bool]:
         from sparkles.backends.local.process import liveness
@@ -274,16 +274,18 @@ class App(Installation):
         keep_failed: bool = False,
         rerun: frozenset[str] = frozenset(),
     ) -> Options:
-        settings = self.settings
+        from sparkles.backends.local.process import end_marked
+
         return Options(
-            root=settings.root,
-            state=settings.state,
-            environ=settings.environ,
+            root=self.settings.root,
+            state=self.settings.state,
+            environ=self.settings.environ,
             cache=cache,
             frozen=frozen,
             keep_failed=keep_failed,
             defaults=self.defaults(),
             rerun=rerun,
+            end_marked=end_marked,
         )
 
     def recover(self, report: Report) -> None:

@@ -440,7 +440,7 @@ function fetch(job, dest) end
 ---@return any
 function step(name, fn, ...) end
 
---- Runs one command on the driver's machine, at least once. A non-zero exit raises an error of kind ShellFailed.
+--- Runs one command on the driver's machine, at least once. A non-zero exit raises an error of kind ShellFailed. When it has ended, what it started in the background ends too.
 --- A step: its outcome is recorded, and a replay returns the recorded one at once.
 ---@param command string|string[] Text for /bin/sh, or a list without a shell.
 ---@param opts? ShellOpts How to run it.

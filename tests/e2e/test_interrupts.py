@@ -181,6 +181,35 @@ def test_a_full_disk_is_named_and_nothing_is_lost(tmp_path):
             site.clear()
 
 
+DAEMON = "setsid sh -c 'echo >daemon; exec sleep 300' >/dev/null 2>&1 & until test -e daemon; do sleep 0.01; done"
+
+
+def test_what_a_shell_command_leaves_ends_with_it_and_not_with_another(site):
+    """A child that called setsid; the command of another strand goes on."""
+    script = f"""
+    parallel{{
+      a = function() shell([[{DAEMON}]]); writeText("a.txt", "ended") end,
+      b = function() shell([[until test -e a.txt; do sleep 0.01; done; touch b.txt]]) end,
+    }}"""
+    write(site, script=script)
+    process = site.start(site.command)
+    until((site.folder / "b.txt").exists, "the end of the other command")
+    assert [line for _, line in site.processes() if "sleep 300" in line] == []
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 0, output.decode()
+
+
+def test_ctrl_c_ends_what_a_shell_command_started(site):
+    write(site, script=f"shell([[{DAEMON}; touch runs; sleep 300]])")
+    process = site.start(site.command)
+    until((site.folder / "runs").exists, "the start of the command")
+    assert [line for _, line in site.processes() if line.startswith("sleep 300")]
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 130, output.decode()
+    assert site.processes() == []
+
+
 def run(site, *arguments):
     return subprocess.run(
         [sys.executable, "-m", "sparkles", *arguments],
