@@ -161,6 +161,7 @@ local function refusal(name, spec, value, all)
   if spec.pattern then
     local ok, found = H.names.pcall(find, value, spec.pattern)
     if not ok then misuse(format("params: %s.pattern: not a Lua pattern: %s", name, spec.pattern)) end
+    if not found and value == "" then return "expected a text, found nothing" end
     if not found then return format("expected a text that matches '%s', found '%s'", spec.pattern, value) end
   end
   if not spec.check then return nil end
