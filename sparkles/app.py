@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from sparkles import digest
 from sparkles.engine.drive import Interrupts, drive
 from sparkles.engine.events import Noticed, Report
-from sparkles.engine.session import Options, Session
+from sparkles.engine.session import Options
 from sparkles.errors import SparklesError, UsageError, WorkflowError
 from sparkles.installation import Installation
 from sparkles.model import ProcessId, Run, RunId, RunState
@@ -69,18 +69,20 @@ class App(Installation):
         self.begin(report, path)
         self.recover(report)
         run: Run | None = None
-        if not new and fork is None:
-            newest = self.runs.list_runs(workflow=identity, args=canonical, limit=1)
-            if newest and newest[0].state is not RunState.SUCCEEDED:
-                self._check_edited(newest[0], path, script, args, source)
-                run = self._take(newest[0].id, report)
+        found = self.runs.list_runs(workflow=identity, args=canonical, limit=1) if not new and fork is None else []
+        unfinished = found[0] if found and found[0].state is not RunState.SUCCEEDED else None
+        seed = unfinished.seed if unfinished is not None else secrets.randbits(53)
+        program = self._program(path, script, args, seed, interrupts)
+        if unfinished is not None:
+            self._check_edited(unfinished, path, script, args, source)
+            run = self._take(unfinished.id, report)
         if run is None:
             run = Run(
                 id=RunId(f"r-{secrets.token_hex(4)}"),
                 workflow=identity,
                 args=canonical,
                 state=RunState.RUNNING,
-                seed=secrets.randbits(53),
+                seed=seed,
                 driver=self.driver,
                 created_at_ms=self.clock.now_ms(),
                 workflow_digest=digest.of_bytes(source),
@@ -93,9 +95,8 @@ class App(Installation):
             except SparklesError:
                 self.runs.delete_run(run.id)
                 raise
-        self._drive(
-            run, path, script, args, report, interrupts, cache=cache, frozen=frozen, keep_failed=keep_failed, rerun=again
-        )
+        options = self._options(cache=cache, frozen=frozen, keep_failed=keep_failed, rerun=again)
+        self._drive(run, program, options, report, interrupts)
         return run.id
 
     def refusal(self, script: str, args: dict[str, str], interrupted: Callable[[], bool] = lambda: False) -> Refusal | None:
@@ -189,12 +190,12 @@ class App(Installation):
         if run.state is RunState.SUCCEEDED:
             raise UsageError(f"run {run_id} has succeeded; `sparkles run {run.workflow}` begins another")
         path, shown = self.scripts.of_run(run)
+        program = self._program(path, shown, digest.parse(run.args), run.seed, interrupts)
         self.begin(report, path)
         self.recover(report)
         run = self._take(run_id, report)
-        self._drive(
-            run, path, shown, digest.parse(run.args), report, interrupts, cache=cache, frozen=frozen, keep_failed=keep_failed
-        )
+        options = self._options(cache=cache, frozen=frozen, keep_failed=keep_failed)
+        self._drive(run, program, options, report, interrupts)
 
     def _take(self, run_id: RunId, report: Report) -> Run:
         run = self.runs.take_run(run_id, self.driver, self._is_dead(run_id, report), self.clock.now_ms())
@@ -231,40 +232,28 @@ class App(Installation):
                 return False
         return True
 
-    def _drive(
-        self,
-        run: Run,
-        path: Path,
-        shown: str,
-        args: dict[str, str],
-        report: Report,
-        interrupts: Interrupts,
-        *,
-        cache: bool,
-        frozen: bool,
-        keep_failed: bool,
-        rerun: frozenset[str] = frozenset(),
-    ) -> None:
+    def _program(self, path: Path, shown: str, args: dict[str, str], seed: int, interrupts: Interrupts) -> Program:
+        """The script, compiled: one that is no Lua is refused before there is a run of it. Raises WorkflowError."""
+        from sparkles.engine import results
+        from sparkles.lua.host import ScriptHost
+
+        jobs = self.jobs
+        host = ScriptHost(
+            path,
+            shown_as=shown,
+            args=args,
+            seed=seed,
+            roots=self.scripts.module_folders(path),
+            interrupted=lambda: interrupts.level > 0,
+            outcomes=lambda job_id, first, limit: results.page(jobs, job_id, first, limit),
+        )
+        host.compile()
+        return host
+
+    def _drive(self, run: Run, program: Program, options: Options, report: Report, interrupts: Interrupts) -> None:
         if self.database.notice:
             report(Noticed(text=self.database.notice))
-        options = self._options(cache=cache, frozen=frozen, keep_failed=keep_failed, rerun=rerun)
-        jobs = self.jobs
-
-        def make_program(session: Session) -> Program:
-            from sparkles.engine import results
-            from sparkles.lua.host import ScriptHost
-
-            return ScriptHost(
-                path,
-                shown_as=shown,
-                args=args,
-                seed=run.seed,
-                roots=self.scripts.module_folders(path),
-                interrupted=lambda: interrupts.level > 0,
-                outcomes=lambda job_id, first, limit: results.page(jobs, job_id, first, limit),
-            )
-
-        drive(run, self.driver, make_program, self.ports(), options, report, interrupts)
+        drive(run, self.driver, program, self.ports(), options, report, interrupts)
 
     def _options(
         self,

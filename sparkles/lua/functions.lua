@@ -198,7 +198,7 @@ end
 function api.log(fmt, ...)
   local line = text(fmt)
   if select("#", ...) > 0 then
-    line = H.names.string.format(line, ...)
+    line = H.format_for("log", line, ...)
   end
   perform("log", line)
 end

@@ -103,6 +103,85 @@ def test_ctrl_c_twice_ends_running_tasks_which_keep_their_attempts(site):
     site.finish()
 
 
+HANGING = """
+writeText("before.txt", "x")
+log("hanging")
+if not fileExists("mended") then string.find(("a"):rep(40), ("a*"):rep(40) .. "b") end
+writeText("done.txt", "6")
+"""
+
+
+def hang(site):
+    write(site, script=HANGING)
+    process = site.start(site.command)
+    until(lambda: (site.folder / "before.txt").exists(), "the first step")
+    time.sleep(0.5)
+    return process
+
+
+@pytest.mark.parametrize(
+    ("numbers", "code", "seconds"),
+    [((signal.SIGINT,) * 2, 130, 2), ((signal.SIGTERM,) * 2, 143, 2), ((signal.SIGTERM,), 143, 8), ((signal.SIGHUP,), 129, 8)],
+    ids=["Ctrl-C twice", "SIGTERM twice", "SIGTERM", "SIGHUP"],
+)
+def test_a_script_that_hangs_inside_a_pattern_is_ended(site, numbers, code, seconds):
+    """Python's own handlers do not run then: a thread ends the process, and the next run goes on."""
+    process = hang(site)
+    for number in numbers:
+        time.sleep(0.2)
+        process.send_signal(number)
+    began = time.monotonic()
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == code, output.decode()
+    assert time.monotonic() - began < seconds
+    assert b"resume with: sparkles run workflow.lua" in output
+    assert b"Traceback" not in output
+    (site.folder / "mended").touch()
+    done = run(site, "run", "workflow.lua")
+    assert done.returncode == 0, done.stderr
+    assert "goes on: 3 steps recorded" in done.stderr
+
+
+def test_the_first_ctrl_c_says_that_the_script_hangs(site):
+    process = hang(site)
+    process.send_signal(signal.SIGINT)
+    time.sleep(1.8)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    output, _ = process.communicate(timeout=30)
+    assert time.monotonic() - began < 1, "it is known by then"
+    assert process.returncode == 130
+    assert re.search(rb"no new tasks(.|\n)*hangs inside one call; Ctrl-C again ends(.|\n)*this process ends here", output), (
+        output
+    )
+
+
+def test_plan_is_ended_by_the_second_ctrl_c_too(site):
+    started = hang(site)
+    started.kill()
+    started.communicate()
+    process = site.start([*site.command[:-2], "plan", "workflow.lua"])
+    time.sleep(2)
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+    process.communicate(timeout=10)
+    assert process.returncode == 130
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_script_that_spins_is_interrupted(site, number, code):
+    write(site, script='writeText("before.txt", "x")\nwhile true do pcall(function() while true do end end) end')
+    process = site.start(site.command)
+    until(lambda: (site.folder / "before.txt").exists(), "the first step")
+    time.sleep(0.3)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=10)
+    assert process.returncode == code, output.decode()
+    assert b"resume with: sparkles run workflow.lua" in output
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_sigterm_and_sighup_end_the_driver_in_order(site, number, code):
     write(site, seconds=0.8)
