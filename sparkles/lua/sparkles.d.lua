@@ -315,7 +315,7 @@ function ResultMethods:table(columns) end
 ---@field submitted SubmittedJob[] Its jobs, in the order in which they were submitted.
 ---@field written table<string, string> Path to content of the files that it wrote.
 ---@field shells string[] The commands that it gave to `shell`.
----@field slept number Seconds that it slept; no time passes in a test.
+---@field slept number Seconds that it took by the test's clock: it slept, strands side by side at once, or a wait timed out.
 local WorkflowRunMethods = {}
 
 --- The first job of that name.
