@@ -1,146 +1,38 @@
-"""The composition root: Settings -> wired objects, and what commands ask for. The only place that picks classes.
-
-Everything is built on first use, so that `sparkles runs` opens no more than the database.
-"""
+"""What commands ask for: runs from beginning to end, plans, recovery. The backends come from installation.py."""
 
 from __future__ import annotations
 
 import functools
-import os
 import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparkles import digest
-from sparkles.backends.clock import SystemClock
-from sparkles.config import Settings
 from sparkles.engine.drive import Interrupts, drive
 from sparkles.engine.events import Noticed, Report
-from sparkles.engine.session import Options, Ports, Session
-from sparkles.engine.submitting import Defaults
+from sparkles.engine.session import Options
 from sparkles.errors import SparklesError, UsageError, WorkflowError
+from sparkles.installation import Installation
 from sparkles.model import ProcessId, Run, RunId, RunState
 from sparkles.scripts import Scripts
 
 if TYPE_CHECKING:
-    from sparkles.backends.local.db import Database
-    from sparkles.backends.local.fleet import ProcessFleet
     from sparkles.engine.commands import Program
-    from sparkles.engine.submitting import Submitter
     from sparkles.lua.declared import Refusal
-    from sparkles.ports import Blobs, JobStore, Notifier, RunStore
     from sparkles.rehearse import Rehearsal
 
 STALE_OWNER_S = 60.0
 """An owner on another host cannot be looked at: it counts as dead after its heartbeat stood still for this long."""
 
 
-class App:
-    """One installation: the backends of a state folder and the settings they came from."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+class App(Installation):
+    """An installation, and what commands do with it."""
 
     @functools.cached_property
     def scripts(self) -> Scripts:
         """The workflows that can be run here."""
         return Scripts(self.settings.root)
-
-    # Wiring
-
-    @functools.cached_property
-    def database(self) -> Database:
-        """The state folder's database, opened (and made, and migrated) on first use."""
-        from sparkles.backends.local.db import open_state
-
-        return open_state(self.settings.state)
-
-    @functools.cached_property
-    def runs(self) -> RunStore:
-        """Runs and steps."""
-        from sparkles.backends.local.run_store import SqliteRunStore
-
-        return SqliteRunStore(self.database)
-
-    @functools.cached_property
-    def jobs(self) -> JobStore:
-        """Jobs, tasks, claims, workers."""
-        from sparkles.backends.local.job_store import SqliteJobStore
-
-        return SqliteJobStore(self.database)
-
-    @functools.cached_property
-    def blobs(self) -> Blobs:
-        """Content and attempt folders."""
-        from sparkles.backends.local.blobs import DirectoryBlobs
-
-        return DirectoryBlobs(self.settings.state)
-
-    @functools.cached_property
-    def notifier(self) -> Notifier:
-        """Hints between the processes of this state folder."""
-        from sparkles.backends.local.notifier import FifoNotifier
-
-        return FifoNotifier(self.settings.state, f"driver-{os.getpid()}")
-
-    @functools.cached_property
-    def fleet(self) -> ProcessFleet:
-        """The worker processes of this driver."""
-        from sparkles.backends.local.fleet import ProcessFleet
-
-        return ProcessFleet(
-            self.settings.state,
-            self.jobs,
-            self.blobs,
-            self.clock,
-            cpu=self.settings.cpu,
-            memory_bytes=self.settings.memory_bytes,
-            lease_s=self.settings.lease_s,
-        )
-
-    @functools.cached_property
-    def clock(self) -> SystemClock:
-        """The machine's clock."""
-        return SystemClock()
-
-    @functools.cached_property
-    def driver(self) -> ProcessId:
-        """This process, as an owner of runs."""
-        from sparkles.backends.local.process import this_process
-
-        return this_process()
-
-    def ports(self) -> Ports:
-        """All six, for a session."""
-        return Ports(
-            runs=self.runs, jobs=self.jobs, blobs=self.blobs, fleet=self.fleet, notifier=self.notifier, clock=self.clock
-        )
-
-    def submitter(self, report: Report, *, serve: bool = True) -> Submitter:
-        """What creates jobs outside of runs (`sparkles sub`); without `serve` no worker is started."""
-        from sparkles.engine.files import RunFiles
-        from sparkles.engine.submitting import Submitter
-
-        files = RunFiles(self.settings.root, self.settings.state, self.blobs)
-        return Submitter(
-            self.jobs, self.blobs, self.fleet if serve else None, self.notifier, self.clock, files, report, self.defaults()
-        )
-
-    def defaults(self) -> Defaults:
-        """What jobs get where their author said nothing."""
-        settings = self.settings
-        return Defaults(settings.default_cpu, settings.default_memory_bytes, settings.default_timeout_s)
-
-    def close(self) -> None:
-        """Leaves no pipe and no connection behind; what was not opened is not opened for it."""
-        opened = vars(self)
-        if "notifier" in opened:
-            self.notifier.close()
-        if "database" in opened:
-            self.database.close()
-
-    # Runs
 
     def run_workflow(
         self,
@@ -174,20 +66,23 @@ class App:
             raise UsageError(f"{script}: cannot be read: {error.strerror}") from None
         if mistakes := self.refusal(script, args, lambda: interrupts.level > 0):
             raise mistakes
+        self.begin(report, path)
         self.recover(report)
         run: Run | None = None
-        if not new and fork is None:
-            newest = self.runs.list_runs(workflow=identity, args=canonical, limit=1)
-            if newest and newest[0].state is not RunState.SUCCEEDED:
-                self._check_edited(newest[0], path, script, args, source)
-                run = self._take(newest[0].id, report)
+        found = self.runs.list_runs(workflow=identity, args=canonical, limit=1) if not new and fork is None else []
+        unfinished = found[0] if found and found[0].state is not RunState.SUCCEEDED else None
+        seed = unfinished.seed if unfinished is not None else secrets.randbits(53)
+        program = self._program(path, script, args, seed, interrupts)
+        if unfinished is not None:
+            self._check_edited(unfinished, path, script, args, source)
+            run = self._take(unfinished.id, report)
         if run is None:
             run = Run(
                 id=RunId(f"r-{secrets.token_hex(4)}"),
                 workflow=identity,
                 args=canonical,
                 state=RunState.RUNNING,
-                seed=secrets.randbits(53),
+                seed=seed,
                 driver=self.driver,
                 created_at_ms=self.clock.now_ms(),
                 workflow_digest=digest.of_bytes(source),
@@ -200,9 +95,8 @@ class App:
             except SparklesError:
                 self.runs.delete_run(run.id)
                 raise
-        self._drive(
-            run, path, script, args, report, interrupts, cache=cache, frozen=frozen, keep_failed=keep_failed, rerun=again
-        )
+        options = self._options(cache=cache, frozen=frozen, keep_failed=keep_failed, rerun=again)
+        self._drive(run, program, options, report, interrupts)
         return run.id
 
     def refusal(self, script: str, args: dict[str, str], interrupted: Callable[[], bool] = lambda: False) -> Refusal | None:
@@ -224,6 +118,8 @@ class App:
 
         path, identity = self.scripts.find(script)
         canonical = digest.canonical(args)
+        if not self.has_state():
+            self.imagine_state()
         same = self.runs.list_runs(workflow=identity, args=canonical, limit=1)
         resumes = bool(same) and same[0].state is not RunState.SUCCEEDED and not new
         run = same[0] if resumes else Run(RunId("r-planned"), identity, canonical, RunState.RUNNING, 0)
@@ -293,12 +189,13 @@ class App:
         run = self.runs.get_run(run_id)
         if run.state is RunState.SUCCEEDED:
             raise UsageError(f"run {run_id} has succeeded; `sparkles run {run.workflow}` begins another")
+        path, shown = self.scripts.of_run(run)
+        program = self._program(path, shown, digest.parse(run.args), run.seed, interrupts)
+        self.begin(report, path)
         self.recover(report)
         run = self._take(run_id, report)
-        path, shown = self.scripts.of_run(run)
-        self._drive(
-            run, path, shown, digest.parse(run.args), report, interrupts, cache=cache, frozen=frozen, keep_failed=keep_failed
-        )
+        options = self._options(cache=cache, frozen=frozen, keep_failed=keep_failed)
+        self._drive(run, program, options, report, interrupts)
 
     def _take(self, run_id: RunId, report: Report) -> Run:
         run = self.runs.take_run(run_id, self.driver, self._is_dead(run_id, report), self.clock.now_ms())
@@ -307,10 +204,10 @@ class App:
 
     def end_shell_commands(self, run_id: str) -> None:
         """Ends the `shell` commands that a run's killed driver left: a resumed run runs them again."""
-        from sparkles.backends.local.process import end_processes, marked
+        from sparkles.backends.local.process import end_marked
         from sparkles.engine.shelling import MARKER
 
-        end_processes(lambda: marked(MARKER, run_id), grace_s=1.0)
+        end_marked(MARKER, run_id, grace_s=1.0)
 
     def _is_dead(self, run_id: RunId, report: Report) -> Callable[[ProcessId], bool]:
         from sparkles.backends.local.process import liveness
@@ -335,40 +232,28 @@ class App:
                 return False
         return True
 
-    def _drive(
-        self,
-        run: Run,
-        path: Path,
-        shown: str,
-        args: dict[str, str],
-        report: Report,
-        interrupts: Interrupts,
-        *,
-        cache: bool,
-        frozen: bool,
-        keep_failed: bool,
-        rerun: frozenset[str] = frozenset(),
-    ) -> None:
+    def _program(self, path: Path, shown: str, args: dict[str, str], seed: int, interrupts: Interrupts) -> Program:
+        """The script, compiled: one that is no Lua is refused before there is a run of it. Raises WorkflowError."""
+        from sparkles.engine import results
+        from sparkles.lua.host import ScriptHost
+
+        jobs = self.jobs
+        host = ScriptHost(
+            path,
+            shown_as=shown,
+            args=args,
+            seed=seed,
+            roots=self.scripts.module_folders(path),
+            interrupted=lambda: interrupts.level > 0,
+            outcomes=lambda job_id, first, limit: results.page(jobs, job_id, first, limit),
+        )
+        host.compile()
+        return host
+
+    def _drive(self, run: Run, program: Program, options: Options, report: Report, interrupts: Interrupts) -> None:
         if self.database.notice:
             report(Noticed(text=self.database.notice))
-        options = self._options(cache=cache, frozen=frozen, keep_failed=keep_failed, rerun=rerun)
-        jobs = self.jobs
-
-        def make_program(session: Session) -> Program:
-            from sparkles.engine import results
-            from sparkles.lua.host import ScriptHost
-
-            return ScriptHost(
-                path,
-                shown_as=shown,
-                args=args,
-                seed=run.seed,
-                roots=self.scripts.module_folders(path),
-                interrupted=lambda: interrupts.level > 0,
-                outcomes=lambda job_id, first, limit: results.page(jobs, job_id, first, limit),
-            )
-
-        drive(run, self.driver, make_program, self.ports(), options, report, interrupts)
+        drive(run, self.driver, program, self.ports(), options, report, interrupts)
 
     def _options(
         self,
@@ -378,16 +263,18 @@ class App:
         keep_failed: bool = False,
         rerun: frozenset[str] = frozenset(),
     ) -> Options:
-        settings = self.settings
+        from sparkles.backends.local.process import end_marked
+
         return Options(
-            root=settings.root,
-            state=settings.state,
-            environ=settings.environ,
+            root=self.settings.root,
+            state=self.settings.state,
+            environ=self.settings.environ,
             cache=cache,
             frozen=frozen,
             keep_failed=keep_failed,
             defaults=self.defaults(),
             rerun=rerun,
+            end_marked=end_marked,
         )
 
     def recover(self, report: Report) -> None:

@@ -74,12 +74,15 @@ def variable(key: str) -> str:
     return "SPARKLES_" + key.upper().replace(".", "_")
 
 
-def find_root(start: Path) -> Path:
-    """The nearest folder from `start` upwards that holds .sparkles/ or sparkles.toml; `start` itself where there is none."""
+def find_root(start: Path) -> tuple[Path, str]:
+    """The nearest folder from `start` upwards that holds .sparkles/ or sparkles.toml, and which; `start` itself and "" where there is
+    none."""
     for folder in (start, *start.parents):
-        if (folder / STATE_FOLDER).is_dir() or (folder / SETTINGS_FILE).is_file():
-            return folder
-    return start
+        if (folder / SETTINGS_FILE).is_file():
+            return folder, SETTINGS_FILE
+        if (folder / STATE_FOLDER).is_dir():
+            return folder, STATE_FOLDER
+    return start, ""
 
 
 def load(
@@ -93,16 +96,12 @@ def load(
     environ = os.environ if environ is None else environ
     cwd = Path.cwd() if cwd is None else cwd
     chosen = state or environ.get("SPARKLES_HOME")
-    if chosen:
-        folder = Path(os.path.expanduser(chosen))
-        folder = Path(os.path.normpath(cwd / folder))
-        root = folder.parent
-    else:
-        root = find_root(cwd)
-        folder = root / STATE_FOLDER
+    root, mark = find_root(cwd)
+    folder = Path(os.path.normpath(cwd / os.path.expanduser(chosen))) if chosen else root / STATE_FOLDER
     values: dict[str, Any] = {}
     sources: dict[str, str] = dict.fromkeys(KEYS, "built in")
-    sources["state"] = "--state" if state else "SPARKLES_HOME" if chosen else "found upwards from the current folder"
+    sources["root"] = f"it has {mark}" if mark else "the current folder"
+    sources["state"] = "--state" if state else "SPARKLES_HOME" if chosen else "in the project root"
     profile = profile or environ.get("SPARKLES_PROFILE") or ""
     home = Path(environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME") or "/") / ".config") / "sparkles" / "config.toml"
     known_profile = not profile

@@ -132,7 +132,7 @@ class InputFile(Value, frozen=True):
     """A stored file that a task finds at `dst`, relative to its scratch directory.
 
     `link`: the task gets a read-only link to the stored bytes instead of a copy of its own. `src` is where it came from,
-    for messages only: it counts in no digest.
+    for messages only; `private`: others may not read that file, so a copy is its user's alone. Neither counts in a digest.
     """
 
     dst: str
@@ -141,6 +141,7 @@ class InputFile(Value, frozen=True):
     executable: bool = False
     link: bool = False
     src: str = ""
+    private: bool = False
 
 
 class JobSpec(Value, frozen=True):
@@ -183,12 +184,16 @@ class TaskSpec(Value, frozen=True):
 
 
 class Artifact(Value, frozen=True):
-    """An output of a task, collected: `name` is its path relative to the scratch directory, with forward slashes."""
+    """An output of a task, collected: `name` is its path relative to the scratch directory, with forward slashes.
+
+    `private`: others may not read the file that it was made from, so a copy is its user's alone.
+    """
 
     name: str
     digest: Digest
     size_bytes: int
     executable: bool = False
+    private: bool = False
 
 
 class AttemptRef(Value, frozen=True):

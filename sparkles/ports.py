@@ -290,8 +290,12 @@ class Blobs(Content, Protocol):
     Names that come from outside never become paths unchecked.
     """
 
-    def place(self, digest: Digest, target: Path, *, executable: bool = False, link: bool = False) -> None:
-        """Makes `target` (its folder exists) a private, writable copy of the content, hash-checked, or with `link` a read-only link.
+    def place(
+        self, digest: Digest, target: Path, *, executable: bool = False, private: bool = False, link: bool = False
+    ) -> None:
+        """Makes `target` (its folder exists) a writable copy of the content, hash-checked, or with `link` a read-only link.
+
+        Its mode is what the umask leaves of 0666, with `executable` 0777; of a `private` one only the user's part.
 
         Raises:
             NotFound, Damaged: As `read`; damaged content is set aside so that it can be stored anew.

@@ -62,6 +62,8 @@ class Scripts:
             return self.ready_folder / f"{name}.lua", name
         path = self._root / run.workflow
         if not path.is_file():
-            raise UsageError(f"run {run.id}: its workflow {path} is not there any more")
+            raise UsageError(
+                f"run {run.id}: its workflow {path} is not there; it is looked for from the project root, {self._root}"
+            )
         shown = os.path.relpath(path)
         return path, shown if not shown.startswith("..") else str(path)

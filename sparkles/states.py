@@ -6,7 +6,7 @@ Surprise: a job's state is never stored. It is derived from its tasks' states ea
 from __future__ import annotations
 
 from sparkles.errors import InternalError
-from sparkles.model import Counts, JobState, RunState, TaskState
+from sparkles.model import Counts, JobState, TaskState
 
 TASK_TRANSITIONS: dict[TaskState, frozenset[TaskState]] = {
     TaskState.PENDING: frozenset({TaskState.CLAIMED, TaskState.CANCELLED}),
@@ -16,14 +16,6 @@ TASK_TRANSITIONS: dict[TaskState, frozenset[TaskState]] = {
     TaskState.CANCELLED: frozenset({TaskState.PENDING}),
 }
 """pending -> cancelled and the ways back to pending are `kill` and `reset`; the rest belong to whoever holds the claim."""
-
-RUN_TRANSITIONS: dict[RunState, frozenset[RunState]] = {
-    RunState.RUNNING: frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED}),
-    RunState.FAILED: frozenset({RunState.RUNNING}),
-    RunState.CANCELLED: frozenset({RunState.RUNNING}),
-    RunState.SUCCEEDED: frozenset(),
-}
-"""failed and cancelled runs can be resumed; a succeeded one is over."""
 
 
 def check_task(before: TaskState, after: TaskState) -> None:

@@ -5,22 +5,26 @@
 -- Each task draws its own resample from {seed}, which counts from 1, and writes the statistic into its results.json. Ask for more
 -- resamples later and only the new ones are computed.
 
+local lists = require("lists")
+
 local p = params {
-  command = { doc = "what each task runs, with {seed}" },
-  statistic = { doc = "the field of results.json that is summarised" },
-  resamples = { type = "integer", default = 100, doc = "how many" },
-  level = { type = "number", default = 0.95, doc = "how much of the distribution the interval holds" },
+  command = { pattern = "%S", doc = "what each task runs, with {seed}" },
+  statistic = { pattern = "%S", doc = "the field of results.json that is summarised" },
+  resamples = { type = "integer", min = 2, max = lists.MOST, default = 100, doc = "how many" },
+  level = {
+    type = "number",
+    default = 0.95,
+    check = function(level) return level > 0 and level < 1 or "expected a number between 0 and 1, found " .. level end,
+    doc = "how much of the distribution the interval holds, between 0 and 1",
+  },
   files = { default = "", doc = "inputs that each task finds: paths or globs, separated by commas" },
-  summary = { default = "bootstrap.json", doc = "where the summary is written" },
+  summary = { pattern = "%S", default = "bootstrap.json", doc = "where the summary is written" },
 }
-if p.resamples < 2 then fail("resamples: expected 2 or more, got " .. p.resamples) end
-if p.level <= 0 or p.level >= 1 then fail("level: expected a number between 0 and 1, got " .. p.level) end
 
-local rows, files = {}, {}
+local rows = {}
 for seed = 1, p.resamples do rows[seed] = { seed = seed } end
-for word in p.files:gmatch("[^,%s]+") do table.insert(files, word) end
 
-local result = run(JobBuilder("resample"):setCommandTemplate(p.command):createTasksFor(rows):addFiles(files))
+local result = run(JobBuilder("resample"):setCommandTemplate(p.command):createTasksFor(rows):addFiles(lists.words(p.files)))
 
 local values, sum = {}, 0
 for i, task in ipairs(result.tasks) do

@@ -4,47 +4,29 @@
 --
 -- `lists` names each parameter with its values, separated by commas; `1..5` stands for 1,2,3,4,5.
 
+local lists = require("lists")
+local function axes(text) return lists.named(text, lists.values, "name=value,value") end
+
+-- What is wrong with the lists, or nil.
+local function problem(text)
+  local found, why = axes(text)
+  local count = 1
+  for _, values in pairs(found or {}) do count = count * #values end
+  return why or count > lists.MOST and ("expected at most %d combinations, found %d"):format(lists.MOST, count) or nil
+end
+
 local p = params {
-  lists = { doc = "names and their values: name=a,b,c; other=1..9" },
-  command = { doc = "what each task runs, with {name} for a value" },
+  lists = { check = problem, doc = "names and their values: name=a,b,c; other=1..9" },
+  command = { pattern = "%S", doc = "what each task runs, with {name} for a value" },
   files = { default = "", doc = "inputs that each task finds: paths or globs, separated by commas" },
-  table = { default = "grid.csv", doc = "where the table is written" },
-  cpu = { type = "number", default = 1, doc = "cores that a task needs" },
+  table = { pattern = "%S", default = "grid.csv", doc = "where the table is written" },
+  cpu = { type = "number", min = 0.01, default = 1, doc = "cores that a task needs" },
 }
-
-local function trimmed(text) return (text:gsub("^%s+", ""):gsub("%s+$", "")) end
-
--- The parts of a text between separators.
-local function split(text, separator)
-  local parts = {}
-  for part in text:gmatch("[^" .. separator .. "]+") do table.insert(parts, trimmed(part)) end
-  return parts
-end
-
-local function values(text)
-  local found = {}
-  for _, part in ipairs(split(text, ",")) do
-    local first, last = part:match("^(%-?%d+)%.%.(%-?%d+)$")
-    if first then
-      for value = math.tointeger(first), math.tointeger(last) do table.insert(found, value) end
-    else
-      table.insert(found, tonumber(part) or part)
-    end
-  end
-  return found
-end
-
-local lists = {}
-for _, part in ipairs(split(p.lists, ";")) do
-  local name, list = part:match("^([%a_][%w_]*)%s*=%s*(.+)$")
-  if not name then fail(("lists: expected name=value,value, found '%s'"):format(part)) end
-  lists[name] = values(list)
-end
 
 local job = JobBuilder("grid")
   :setCommandTemplate(p.command)
-  :createTasksFor(product(lists))
-  :addFiles(split(p.files, ","))
+  :createTasksFor(product(axes(p.lists)))
+  :addFiles(lists.words(p.files))
   :setResources { cpu = p.cpu }
 
 local result = run(job)

@@ -5,20 +5,18 @@
 -- The command gets the columns of the file and {budget}, which grows from round to round. Each task writes its metric into its
 -- results.json.
 
-local p = params {
-  csv = { doc = "the settings, one a row" },
-  command = { doc = "what a task runs, with {column} for a value and {budget} for what it may spend" },
-  metric = { doc = "the field of results.json that is compared" },
-  goal = { default = "least", choices = { "least", "greatest" }, doc = "which value of the metric is best" },
-  budget = { type = "integer", default = 1, doc = "what a task may spend in the first round" },
-  factor = { type = "integer", default = 3, doc = "one in so many goes on, with so many times the budget" },
-  files = { default = "", doc = "inputs that each task finds: paths or globs, separated by commas" },
-  table = { default = "halving.csv", doc = "where all rounds are written" },
-}
-if p.factor < 2 then fail("factor: expected 2 or more, got " .. p.factor) end
+local lists = require("lists")
 
-local files = {}
-for word in p.files:gmatch("[^,%s]+") do table.insert(files, word) end
+local p = params {
+  csv = { pattern = "%S", doc = "the settings, one a row" },
+  command = { pattern = "%S", doc = "what a task runs, with {column} for a value and {budget} for what it may spend" },
+  metric = { pattern = "%S", doc = "the field of results.json that is compared" },
+  goal = { default = "least", choices = { "least", "greatest" }, doc = "which value of the metric is best" },
+  budget = { type = "integer", min = 1, default = 1, doc = "what a task may spend in the first round" },
+  factor = { type = "integer", min = 2, default = 3, doc = "one in so many goes on, with so many times the budget" },
+  files = { default = "", doc = "inputs that each task finds: paths or globs, separated by commas" },
+  table = { pattern = "%S", default = "halving.csv", doc = "where all rounds are written" },
+}
 
 -- Runs one round; returns its tasks, the best first. A setting that fails has lost.
 local function round(number, settings, budget)
@@ -29,7 +27,7 @@ local function round(number, settings, budget)
       for name, value in pairs(row) do with[name] = value end
       return { params = with }
     end)
-    :addFiles(files)
+    :addFiles(lists.words(p.files))
 
   local ranked = {}
   for i, task in ipairs(run(job, { allowFailures = true }).tasks) do
@@ -45,6 +43,10 @@ local function round(number, settings, budget)
 end
 
 local settings, budget, number, rows = readCsv(p.csv), p.budget, 1, {}
+if #settings == 0 then fail(("csv: expected settings, one a row, found only a header in %s"):format(p.csv)) end
+for _, taken in ipairs { "budget", "round", "place", p.metric } do
+  if settings[1][taken] then fail(("csv: a column of %s is named '%s', as one that is added"):format(p.csv, taken)) end
+end
 while true do
   local ranked = round(number, settings, budget)
   for place, each in ipairs(ranked) do

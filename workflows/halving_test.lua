@@ -37,3 +37,14 @@ test("where every setting fails, so does the run", function()
   onSubmit("round-1", function() return function() return { exitCode = 1 } end end)
   expect(runWorkflow("halving", params).failed):contains("round 1: no task left a number 'loss' in its results.json")
 end)
+
+test("settings that cannot be used are refused before anything is submitted", function()
+  files { ["settings.csv"] = "rate,budget\n1,2\n" }
+  expect(runWorkflow("halving", params).failed):contains("csv: a column of settings.csv is named 'budget', as one that is added")
+  files { ["settings.csv"] = "rate\n" }
+  expect(runWorkflow("halving", params).failed):contains("csv: expected settings, one a row, found only a header in settings.csv")
+  local run = runWorkflow("halving", { csv = "settings.csv", command = "t", metric = "", factor = 1, budget = 0 })
+  expect(run.kind):equals("Usage")
+  expect(run.failed):contains("-p budget=0: expected 1 or more, found '0'")
+  expect(run.failed):contains("-p factor=1: expected 2 or more, found '1'")
+end)

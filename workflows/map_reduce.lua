@@ -7,12 +7,12 @@
 -- is brought to a folder. A changed file runs one map task and the reduce task again.
 
 local p = params {
-  files = { doc = "the files, as a pattern of the shell" },
-  map = { doc = "what runs for each file, with {^file} for its path" },
-  keep = { doc = "what to keep of each map task: a name or a pattern" },
-  reduce = { doc = "what runs once, over parts/*/NAME" },
-  output = { doc = "what to keep of the reduce task: a name or a pattern" },
-  dest = { default = "reduced", doc = "the folder to which the output is brought" },
+  files = { pattern = "%S", doc = "the files, as a pattern of the shell" },
+  map = { pattern = "%S", doc = "what runs for each file, with {^file} for its path" },
+  keep = { pattern = "%S", doc = "what to keep of each map task: a name or a pattern" },
+  reduce = { pattern = "%S", doc = "what runs once, over parts/*/NAME" },
+  output = { pattern = "%S", doc = "what to keep of the reduce task: a name or a pattern" },
+  dest = { pattern = "%S", default = "reduced", doc = "the folder to which the output is brought" },
 }
 
 local list = shell('for f in ' .. p.files .. '; do [ -f "$f" ] && printf "%s\\n" "$f"; done; true').stdout

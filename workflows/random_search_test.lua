@@ -52,11 +52,27 @@ test("another seed draws others, the same seed the same", function()
   expect(first(8)):differsFrom(drawn)
 end)
 
-test("mistakes are told", function()
+local function refuses(more, message) expect(runWorkflow("random_search", with(more)).failed):contains(message) end
+
+test("a task without the metric is named", function()
   onSubmit("trial")
-  expect(runWorkflow("random_search", with { trials = 2 }).failed):contains("task 1 has no number 'loss' in its results.json")
-  expect(runWorkflow("random_search", with { space = "rate" }).failed):contains("expected name=low..high, found 'rate'")
-  expect(runWorkflow("random_search", with { space = "rate=0..1 log" }).failed):contains("the range '0..1 log' is empty or not above 0")
-  expect(runWorkflow("random_search", with { space = "rate=1..9 lgo" }).failed):contains("expected log or nothing after a range, found 'lgo'")
-  expect(runWorkflow("random_search", with { goal = "smallest" }).failed):contains("expected one of least, greatest")
+  refuses({ trials = 2 }, "task 1 has no number 'loss' in its results.json")
+end)
+
+test("what is no space is refused", function()
+  refuses({ space = "rate" }, "expected name=low..high, found 'rate'")
+  refuses({ space = "" }, "expected name=low..high, found nothing")
+  refuses({ space = "a=1..2; a=3..4" }, "expected each name once, found 'a' twice")
+end)
+
+test("what is no range is refused", function()
+  refuses({ space = "rate=0..1 log" }, "the range '0..1 log' is empty or not above 0")
+  refuses({ space = "rate=1..9 lgo" }, "expected log or nothing after a range, found 'lgo'")
+  refuses({ space = "rate=1.." }, "rate: expected a range such as 0.1..10, found '1..'")
+end)
+
+test("the other parameters are checked as well", function()
+  refuses({ trials = 0 }, "-p trials=0: expected 1 to 100000, found '0'")
+  refuses({ metric = "" }, "-p metric=: expected a text, found nothing")
+  refuses({ goal = "smallest" }, "expected one of least, greatest")
 end)

@@ -5,27 +5,26 @@
 -- Columns of the file are placeholders of the command. The table has a row for each task: its parameters, and the fields of
 -- its results.json. Add rows to the file and run again: only the new ones are computed.
 
+local lists = require("lists")
+
 local p = params {
-  csv = { doc = "the parameters, one task a row" },
-  command = { doc = "what each task runs, with {column} for a value and {^column} for the file that it names" },
+  csv = { pattern = "%S", doc = "the parameters, one task a row" },
+  command = { pattern = "%S", doc = "what each task runs, with {column} for a value and {^column} for the file that it names" },
   files = { default = "", doc = "inputs that each task finds: paths or globs, separated by commas" },
   outputs = { default = "", doc = "files to keep of each task: patterns, separated by commas" },
-  table = { default = "sweep.csv", doc = "where the table is written" },
-  cpu = { type = "number", default = 1, doc = "cores that a task needs" },
+  table = { pattern = "%S", default = "sweep.csv", doc = "where the table is written" },
+  cpu = { type = "number", min = 0.01, default = 1, doc = "cores that a task needs" },
   allowFailures = { type = "boolean", default = false, doc = "write the table although tasks failed" },
 }
 
-local function words(text)
-  local found = {}
-  for word in text:gmatch("[^,]+") do table.insert(found, (word:gsub("^%s+", ""):gsub("%s+$", ""))) end
-  return found
-end
+local rows = readCsv(p.csv)
+if #rows == 0 then fail(("csv: expected a row for each task, found only a header in %s"):format(p.csv)) end
 
 local job = JobBuilder("sweep")
   :setCommandTemplate(p.command)
-  :createTasksFor(readCsv(p.csv))
-  :addFiles(words(p.files))
-  :setOutputs(words(p.outputs))
+  :createTasksFor(rows)
+  :addFiles(lists.words(p.files))
+  :setOutputs(lists.words(p.outputs))
   :setResources { cpu = p.cpu }
 
 local result = run(job, { allowFailures = p.allowFailures })

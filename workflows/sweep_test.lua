@@ -35,3 +35,8 @@ test("with allowFailures the table is written all the same", function()
   expect(run:writtenCsv("sweep.csv")[2].score):equals("")
   expect(run.logs):equals { "1 of 2 tasks succeeded; the table is in sweep.csv" }
 end)
+
+test("a file without rows is refused", function()
+  files { ["p.csv"] = "alpha\n" }
+  expect(runWorkflow("sweep", { csv = "p.csv", command = "f {alpha}" }).failed):contains("csv: expected a row for each task")
+end)

@@ -47,7 +47,7 @@ class MemoryBlobs:
             raise UsageError(f"{path}: expected a readable file: {getattr(error, 'strerror', None) or error}") from error
         if len(data) != before.st_size or (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
             raise UsageError(f"{path}: changed while it was read: size {before.st_size} -> {after.st_size}; submit again")
-        return Artifact(str(path), self.put_bytes(data), len(data), bool(before.st_mode & 0o111))
+        return _artifact(str(path), self.put_bytes(data), before)
 
     def known_file(self, path: Path) -> Artifact | None:
         return None  # it remembers no paths
@@ -67,7 +67,9 @@ class MemoryBlobs:
             check_digest(digest, "missing")
         return asked - self.contents.keys()
 
-    def place(self, digest: Digest, target: Path, *, executable: bool = False, link: bool = False) -> None:
+    def place(
+        self, digest: Digest, target: Path, *, executable: bool = False, private: bool = False, link: bool = False
+    ) -> None:
         data = self._checked(digest, "place")
         try:
             target.unlink(missing_ok=True)
@@ -75,8 +77,8 @@ class MemoryBlobs:
                 target.symlink_to(self._linked(digest, data))
                 return
             target.write_bytes(data)
-            if executable:
-                target.chmod(target.stat().st_mode | 0o111)
+            mode = target.stat().st_mode | (0o111 if executable else 0)
+            target.chmod(mode & (0o700 if private else 0o777))
         except OSError as error:
             raise BackendError(f"place: {target}: {error.strerror}", "place", str(target)) from error
 
@@ -89,7 +91,7 @@ class MemoryBlobs:
             data = path.read_bytes()
         except OSError as error:
             raise BackendError(f"collect: output {name}: {error.strerror}", "collect", name) from error
-        return Artifact(name, self.put_bytes(data), len(data), bool(found.st_mode & 0o111))
+        return _artifact(name, self.put_bytes(data), found)
 
     def verify_linked(self, digest: Digest) -> bool:
         shared = self._root / "linked" / digest
@@ -116,7 +118,7 @@ class MemoryBlobs:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.unlink(missing_ok=True)
             target.write_bytes(self._checked(output.digest, "publish"))
-            target.chmod(0o444)
+            target.chmod(0o400)
 
     def read_log(self, ref: AttemptRef, offset: int = 0, limit: int | None = None) -> bytes:
         try:
@@ -157,8 +159,12 @@ class MemoryBlobs:
             shared.parent.mkdir(exist_ok=True)
             shared.unlink(missing_ok=True)
             shared.write_bytes(data)
-            shared.chmod(0o444)
+            shared.chmod(0o400)
         return shared
+
+
+def _artifact(name: str, digest: Digest, found: os.stat_result) -> Artifact:
+    return Artifact(name, digest, found.st_size, bool(found.st_mode & 0o111), not found.st_mode & 0o004)
 
 
 class MemoryNotifier:

@@ -134,6 +134,9 @@ def clean(
     from sparkles.model import RunState
 
     app = invocation.app
+    if not words and (nothing := app.check_state()):
+        render.say(nothing)
+        return
     before_ms = app.clock.now_ms() - round(older_than * 1000) + (0 if older_than else 1)
     if words:
         plan = cleaning.plan_these(_chosen(app, words), app.jobs, before_ms=before_ms)

@@ -60,7 +60,7 @@ def _settings(settings: Settings) -> list[dict[str, Any]]:
     from sparkles.config import KEYS
 
     found = [
-        {"key": "root", "value": str(settings.root), "source": settings.sources["state"]},
+        {"key": "root", "value": str(settings.root), "source": settings.sources["root"]},
         {"key": "state", "value": str(settings.state), "source": settings.sources["state"]},
     ]
     if settings.profile:

@@ -52,6 +52,9 @@ def status(invocation: Invocation, /, words: tuple[str, ...], as_json: bool) -> 
     from sparkles.engine import selecting
 
     app = invocation.app
+    if not words and (nothing := app.check_state()):
+        render.say(nothing)
+        return
     if words:
         jobs = selecting.select_jobs(app.jobs, words)
     else:
@@ -183,6 +186,9 @@ def list_(
     if word is None:
         if states or failed or wanted:
             raise click.UsageError("--state, --failed and --params choose among the tasks of a job: name the JOB")
+        if nothing := app.check_state():
+            render.say(nothing)
+            return
         _list_jobs(app, limit, as_json)
         return
     job = selecting.job(app.jobs, word)

@@ -61,6 +61,14 @@ COMMANDS: dict[str, Entry] = {
 }
 
 
+REHEARSING = ("plan", "replay", "test", "workflows")
+"""Commands that run scripts without effects: their Ctrl-C is Python's own."""
+
+
+class ReaderGone(Exception):
+    """Whoever read standard output has gone."""
+
+
 class LazyCommands(MutableMapping[str, click.Command]):
     """The commands by name, in declared order, each imported when it is looked up."""
 
@@ -106,7 +114,19 @@ class LazyGroup(click.Group):
         """With the nearest name for a misspelt one."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             ctx.fail(f"there is no command {args[0]!r}.{did_you_mean(args[0], COMMANDS)}")
-        return super().resolve_command(ctx, args)
+        found = super().resolve_command(ctx, args)
+        if found[0] in REHEARSING and not ctx.resilient_parsing:
+            from sparkles.cli.signals import second_interrupt_ends
+
+            ctx.with_resource(second_interrupt_ends(render.Plain()))
+        return found
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """A broken pipe is taken from click, which would end the process with 1."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise ReaderGone from None
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
         """Command names and global options, without importing a command."""
@@ -171,7 +191,7 @@ def _ended(arguments: list[str] | None) -> int:
     try:
         code = cli.main(args=arguments, prog_name="sparkles", standalone_mode=False)
         return code if isinstance(code, int) else 0
-    except BrokenPipeError:
+    except (BrokenPipeError, ReaderGone):
         render.close_stdout()
         return 128 + signal.SIGPIPE
     except click.exceptions.Exit as error:

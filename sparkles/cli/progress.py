@@ -88,15 +88,20 @@ class Progress:
             self._write(2, lambda: render.say(text, style))
 
     def interrupted(self, text: str) -> None:
-        """Called by a signal handler: the text is written at once where nothing is being drawn, else with the next event or at the end."""
+        """Called by another thread: the text is written at once where nothing is being drawn, else with the next event or at the end."""
         if self._live is not None:
-            # The third Ctrl-C ends the process wherever it is: the cursor is to be there then.
             self._interrupts.append(text)
-            text = "\x1b[?25h"
         else:
-            text += "\n"
+            self._write_now(f"{text}\n")
+
+    def last_words(self, text: str) -> None:
+        """Called by another thread that ends the process: what was not said yet, and this; the cursor comes back."""
+        lines = [*self._interrupts, text]
+        self._write_now(("\n\x1b[?25h" if self._live is not None else "") + "".join(f"{each}\n" for each in lines))
+
+    def _write_now(self, text: str) -> None:
         try:
-            os.write(2, text.encode())
+            os.write(2, text.encode(errors="backslashreplace"))
         except OSError:
             pass  # nobody reads it
 
@@ -224,9 +229,8 @@ class Progress:
             except OSError:
                 self._quiet = True
             self._live = None
-        for text in self._interrupts:
-            self.say(text)
-        self._interrupts.clear()
+        while self._interrupts:
+            self.say(self._interrupts.pop(0))
 
     def _write(self, descriptor: int, write: Callable[[], object]) -> None:
         if descriptor in self._gone:

@@ -78,6 +78,19 @@ def say(text: str, style: str = "") -> None:
     sys.stderr.flush()
 
 
+class Plain:
+    """Talk from another thread, for commands that draw nothing."""
+
+    def interrupted(self, text: str) -> None:
+        """Says a line at once."""
+        try:
+            os.write(2, f"{text}\n".encode(errors="backslashreplace"))
+        except OSError:
+            pass  # nobody reads it
+
+    last_words = interrupted
+
+
 def error(text: str, notes: Iterable[str] = ()) -> None:
     """A mistake or a failure, and what else is known about it."""
     try:

@@ -25,6 +25,9 @@ _WIDTH = 100
 def runs(invocation: Invocation, /, limit: int, as_json: bool) -> None:
     """Lists runs, the newest first."""
     app = invocation.app
+    if nothing := app.check_state():
+        render.say(nothing)
+        return
     found = app.runs.list_runs(limit=limit)
     if as_json:
         for run in found:

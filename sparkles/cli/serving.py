@@ -150,6 +150,8 @@ def interrupts_for(progress: Progress, again: str) -> Callable[[], Any]:
     from sparkles.cli.signals import interrupts_from_signals
 
     return lambda: interrupts_from_signals(
-        lambda: progress.interrupted(f"Ctrl-C: go on later with: {again}"),
-        lambda: progress.interrupted("Ctrl-C again: running tasks are ended; they will run again"),
+        progress,
+        f"Ctrl-C: go on later with: {again}",
+        "Ctrl-C again: running tasks are ended; they will run again",
+        f"go on with: {again}",
     )

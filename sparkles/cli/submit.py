@@ -168,6 +168,7 @@ def _submit(app: App, draft: JobDraft, *, cache: bool, detach: bool, quiet: bool
     pool = pool_of(job_id)
     try:
         with interrupts_for(progress, f"sparkles wait {job_id}")() as interrupts:
+            app.begin(progress)
             app.recover(progress)
             submitter = app.submitter(progress, serve=not detach)
             built: BuiltJob = submitter.build(draft)

@@ -165,14 +165,10 @@ def _execute(
     app = invocation.app
     progress = Progress(quiet=quiet, logs_to_stderr=as_json)
 
-    def first() -> None:
-        progress.interrupted(f"Ctrl-C: no new tasks are started; resume with: {again}")
-
-    def second() -> None:
-        progress.interrupted("Ctrl-C again: running tasks are ended; they run again on resume")
-
+    first = f"Ctrl-C: no new tasks are started; resume with: {again}"
+    second = "Ctrl-C again: running tasks are ended; they run again on resume"
     try:
-        with interrupts_from_signals(first, second) as interrupts:
+        with interrupts_from_signals(progress, first, second, f"resume with: {again}") as interrupts:
             execute(app, progress, interrupts)
     except SparklesError as error:
         progress.close()
@@ -238,6 +234,7 @@ def _add_notes(app: App, error: SparklesError, again: str, run: str) -> None:
             error.add_note("the terminal is gone: running tasks are finished and recorded")
         error.add_note(f"resume with: {again}")
     elif isinstance(error, RunError):
-        error.add_note(f"run {run} can go on, failed tasks are tried again: {again}")
+        tried = ", failed tasks are tried again" if isinstance(error, JobFailed) else ""
+        error.add_note(f"run {run} can go on{tried}: {again}")
     elif run and isinstance(error, UsageError) and app.runs.last_sequence(RunId(run)):
         error.add_note(f"what is done is kept; mend it and run again: {again}")

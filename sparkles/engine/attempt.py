@@ -186,7 +186,7 @@ def place_inputs(claim: Claim, folder: str, blobs: Blobs) -> None:
             if parent not in made:
                 os.makedirs(parent, exist_ok=True)
                 made.add(parent)
-            blobs.place(file.digest, Path(target), executable=file.executable, link=file.link)
+            blobs.place(file.digest, Path(target), executable=file.executable, private=file.private, link=file.link)
         except StorageFull as error:
             raise AttemptFailed(FailureClass.DISK, f"input {file.dst}: {error}") from error
         except NotFound as error:

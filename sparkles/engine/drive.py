@@ -76,7 +76,7 @@ class Heartbeat:
 def drive(
     run: Run,
     driver: ProcessId,
-    make_program: Callable[[Session], Program],
+    program: Program,
     ports: Ports,
     options: Options,
     report: Report,
@@ -100,7 +100,6 @@ def drive(
                 raise heartbeat.lost
 
         try:
-            program = make_program(session)
             ended = run_strands(program, session, ports.notifier, ports.clock, interrupted)
             if ended.error is None:
                 session.abandon()
@@ -108,7 +107,8 @@ def drive(
         except RunCancelled as error:
             _leave(session, run, ports, report, interrupts)
             ports.runs.end_run(run.id, driver, RunState.CANCELLED, str(error), ports.clock.now_ms())
-            raise
+            # The script host knows that it was interrupted, not by what.
+            raise RunCancelled(str(error), error.signal or interrupts.signal) from None
         except WorkflowError as error:
             _leave(session, run, ports, report, interrupts)
             ports.runs.end_run(run.id, driver, RunState.FAILED, str(error), ports.clock.now_ms())

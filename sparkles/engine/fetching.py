@@ -88,7 +88,7 @@ def _bring(blobs: Blobs, output: Artifact, target: Path, only_count: bool) -> in
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name[:40]}.{os.getpid()}")
     try:
-        blobs.place(output.digest, temporary, executable=output.executable)
+        blobs.place(output.digest, temporary, executable=output.executable, private=output.private)
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

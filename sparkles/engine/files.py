@@ -9,12 +9,14 @@ from __future__ import annotations
 import glob
 import os
 from collections import deque
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from sparkles import digest
+from sparkles.engine.inputs import fixed_part
 from sparkles.engine.journal import Journal
 from sparkles.errors import UsageError
 from sparkles.model import Artifact, Digest, StepKey
@@ -124,25 +126,36 @@ class RunFiles:
             if content is None:
                 raise UsageError(f"{path}: no such file at this point of the run")
             if content != self.present(target):
-                return Artifact(path, content, len(self._blobs.read(content)), os.access(target, os.X_OK))
-        artifact = self._blobs.put_file(target)
-        return msgspec.structs.replace(artifact, name=path)
+                now = self._blobs.put_file(target)
+                return msgspec.structs.replace(now, name=path, digest=content, size_bytes=len(self._blobs.read(content)))
+        return msgspec.structs.replace(self._blobs.put_file(target), name=path)
 
     def matches(self, pattern: str) -> list[str]:
-        """The regular files that a glob names, sorted; `**` crosses folders; the state folder is left out."""
+        """The regular files that a glob names, sorted; `**` crosses folders; the state folder is left out. Each begins with the glob's
+        fixed part (see `inputs.fixed_part`), wherever that leads."""
         found = []
         for each in glob.iglob(os.path.expanduser(pattern), root_dir=self._root, recursive=True):
             path = Path(os.path.normpath(self._root / each))
             if path.is_file() and not path.is_relative_to(self._state):
-                found.append(str(path.relative_to(self._root)) if path.is_relative_to(self._root) else str(path))
-        return sorted(found)
+                found.append(path)
+        return self.as_matches(found, pattern)
+
+    def as_matches(self, found: Iterable[Path], pattern: str) -> list[str]:
+        """The names of files that a glob matches, sorted, with its fixed part as it is written."""
+        fixed = fixed_part(os.path.expanduser(pattern))
+        start = os.path.normpath(self._root / fixed)
+        return sorted(os.path.normpath(os.path.join(fixed, os.path.relpath(path, start))) for path in found)
 
     def artifact(self, ref: dict[str, Any]) -> Artifact:
         """An output of an earlier task, as scripts hold it: {job, index, name, digest, size}. Raises UsageError where its bytes are
         gone."""
         try:
             artifact = Artifact(
-                str(ref["name"]), Digest(str(ref["digest"])), int(ref["size"]), bool(ref.get("executable", False))
+                str(ref["name"]),
+                Digest(str(ref["digest"])),
+                int(ref["size"]),
+                bool(ref.get("executable", False)),
+                bool(ref.get("private", False)),
             )
         except (KeyError, TypeError, ValueError):
             raise UsageError("expected a path or an artifact of an earlier task (result.tasks[i].outputs[name])") from None

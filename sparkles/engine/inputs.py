@@ -115,7 +115,7 @@ class Inputs:
                 number += 1
                 dst = f"{FOLDER}/{number}/{base}"
             if there is None:
-                placed[dst] = InputFile(dst, artifact.digest, artifact.size_bytes, artifact.executable, src=src)
+                placed[dst] = _input(dst, artifact, src)
             paths[name] = up + dst
         _check_folders(placed, "files")
         return paths, tuple(placed.values())
@@ -145,16 +145,7 @@ class Inputs:
         inputs = []
         for artifact, src, below in found:
             dst = below if draft.dst is None else draft.dst if single else draft.dst + below
-            inputs.append(
-                InputFile(
-                    check_inside(dst, f"{path}.dst", "a path"),
-                    artifact.digest,
-                    artifact.size_bytes,
-                    artifact.executable,
-                    draft.link,
-                    src,
-                )
-            )
+            inputs.append(_input(check_inside(dst, f"{path}.dst", "a path"), artifact, src, link=draft.link))
         return inputs
 
     def _files(self, src: str, path: str) -> list[tuple[Artifact, str, str]]:
@@ -168,7 +159,7 @@ class Inputs:
             names = self._source.matches(src)
             if not names:
                 raise SpecError(f"{src}: the pattern matches no file")
-            fixed = posixpath.normpath(src[: src.rfind("/", 0, _magic_at(src)) + 1] or ".")
+            fixed = fixed_part(posixpath.expanduser(src))
             return [(self._store(name), name, _below(name, fixed)) for name in names]
         except UsageError as error:
             raise SpecError(f"{path}: {error}") from None
@@ -193,6 +184,10 @@ class Inputs:
         return f"{error}.{did_you_mean(base, map(posixpath.basename, beside))}".removesuffix(".")
 
 
+def _input(dst: str, artifact: Artifact, src: str, *, link: bool = False) -> InputFile:
+    return InputFile(dst, artifact.digest, artifact.size_bytes, artifact.executable, link, src, artifact.private)
+
+
 def _check_local(src: str) -> None:
     match = _URL.match(src)
     if match is None:
@@ -206,17 +201,15 @@ def _check_local(src: str) -> None:
     )
 
 
-def _magic_at(pattern: str) -> int:
+def fixed_part(pattern: str) -> str:
+    """The folder that a pattern begins with, without `.` parts; "." where there is none: `../ext/a*/**` has `../ext`."""
     match = _MAGIC.search(pattern)
-    return match.start() if match else len(pattern)
+    return posixpath.normpath(pattern[: pattern.rfind("/", 0, match.start() if match else len(pattern)) + 1] or ".")
 
 
 def _below(name: str, fixed: str) -> str:
-    """The path of a match below the fixed part of its pattern; the base name where the source named it otherwise."""
-    if fixed == ".":
-        return name if not name.startswith(("/", "../")) else posixpath.basename(name)
-    start = fixed.rstrip("/") + "/"
-    return name[len(start) :] if name.startswith(start) else posixpath.basename(name)
+    """The path of a match below the fixed part of its pattern."""
+    return name if fixed == "." else name.removeprefix(fixed.rstrip("/") + "/")
 
 
 def _shown(ref: Mapping[str, Any]) -> str:

@@ -38,6 +38,7 @@ class ArtifactEntry(_Entry, frozen=True):
     digest: str
     size: int = 0
     executable: bool = False
+    private: bool = False
 
 
 class FileEntry(_Entry, frozen=True):

@@ -37,7 +37,7 @@ class LookingBlobs:
         except OSError as error:
             raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
         self._paths[found] = path
-        return Artifact(str(path), found, facts.st_size, bool(facts.st_mode & 0o111))
+        return Artifact(str(path), found, facts.st_size, bool(facts.st_mode & 0o111), not facts.st_mode & 0o004)
 
     def known_file(self, path: Path) -> Artifact | None:
         """As the real one."""
@@ -79,7 +79,6 @@ class LookingFiles(RunFiles):
 
     def __init__(self, root: Path, state: Path, blobs: LookingBlobs) -> None:
         super().__init__(root, state, blobs)
-        self._project = root
         self._looking = blobs
         self._planned: dict[Path, bytes] = {}
         self._makers: list[tuple[str, Path]] = []
@@ -130,8 +129,7 @@ class LookingFiles(RunFiles):
         target = self.resolve(pattern)
         wanted = compile_glob(str(target))
         planned = [path for path in self._planned if wanted.fullmatch(str(path))]
-        names = [str(path.relative_to(self._project) if path.is_relative_to(self._project) else path) for path in planned]
-        found = sorted({*super().matches(pattern), *names})
+        found = sorted({*super().matches(pattern), *self.as_matches(planned, pattern)})
         if not found:
             self._missing(target)
         return found

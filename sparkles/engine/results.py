@@ -16,7 +16,7 @@ def as_value(outcome: Outcome) -> dict[str, Json]:
     """One task: index, name, params, state, class, exitCode, signal, reason, results (decoded results.json), outputs {name: artifact},
     attempts (tries in all), seconds (wall time of the attempt that counts), cpuSeconds, peakMemory (bytes), reusedFrom ("JOB/INDEX").
 
-    What does not apply is None. An artifact is {job, index, name, digest, size}, plus executable where it is.
+    What does not apply is None. An artifact is {job, index, name, digest, size}, plus executable and private where it is.
     """
     task, attempt = outcome.task, outcome.attempt
     value: dict[str, Json] = {
@@ -53,5 +53,7 @@ def as_value(outcome: Outcome) -> dict[str, Json]:
             }
             if output.executable:
                 artifact["executable"] = True
+            if output.private:
+                artifact["private"] = True
             value["outputs"][output.name] = artifact
     return value

@@ -17,7 +17,7 @@ from sparkles.engine.files import RunFiles
 from sparkles.engine.journal import Journal
 from sparkles.engine.monitor import WaitSteps, failure_sentence
 from sparkles.engine.reading import FileSteps
-from sparkles.engine.shelling import ShellSteps
+from sparkles.engine.shelling import EndMarked, ShellSteps
 from sparkles.engine.small import SmallSteps
 from sparkles.engine.submitting import Defaults, SubmitSteps, Submitter
 from sparkles.errors import BackendError, InternalError
@@ -52,8 +52,10 @@ class Options:
         keep_failed: bool = False,
         defaults: Defaults | None = None,
         rerun: frozenset[str] = frozenset(),
+        end_marked: EndMarked = lambda variable, value: None,
     ) -> None:
-        """`root` is where relative paths start, `state` the state folder, `environ` what `shell` commands inherit."""
+        """`root` is where relative paths start, `state` the state folder, `environ` what `shell` commands inherit; `end_marked` ends what
+        these leave behind."""
         self.root = root
         self.state = state
         self.environ = environ
@@ -62,6 +64,7 @@ class Options:
         self.keep_failed = keep_failed
         self.defaults = defaults or Defaults()
         self.rerun = rerun
+        self.end_marked = end_marked
 
 
 def pool_of(run: str) -> str:
@@ -107,7 +110,13 @@ class Session:
             keep_failed=options.keep_failed,
         )
         self._shelling = ShellSteps(
-            self.journal, ports.clock, run.id, options.state / "runs" / run.id, options.root, options.environ
+            self.journal,
+            ports.clock,
+            run.id,
+            options.state / "runs" / run.id,
+            options.root,
+            options.environ,
+            options.end_marked,
         )
         self._steps: dict[type[ask.Command], Callable[[str, Any], ask.Answer | ask.Pending]] = {
             ask.Submit: self._submitting.submit,

@@ -1,7 +1,9 @@
 """`shell`: one command on the driver's machine, recorded. May import ports and below.
 
-At least once: a driver that dies while the command runs leaves it to the next execution, which first ends what is left of it (found by
-SPARKLES_SHELL in its environment) and runs it again. Output goes to files in the run's folder, so a chatty command fills no memory.
+When a command has ended, what it started ends too, children that called setsid included: each command has a marker of its own in its
+environment. At least once: a driver that dies while the command runs leaves it to the next execution, which first ends what is left of it
+(found by SPARKLES_SHELL in its environment) and runs it again. Output goes to files in the run's folder, so a chatty command fills no
+memory.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from sparkles import digest
@@ -23,21 +25,39 @@ KEPT_BYTES = 1 << 20
 """What a script gets of each stream; the rest stays in the run's folder."""
 
 MARKER = "SPARKLES_SHELL"
+"""Holds the run's id."""
+
+COMMAND_MARKER = "SPARKLES_SHELL_COMMAND"
+"""Tells one command from the others that run at the time."""
 
 GRACE_S = 5.0
+
+
+EndMarked = Callable[[str, str], object]
+"""Ends at once every process whose environment holds that variable with that value."""
 
 
 class ShellSteps:
     """Starts commands and lets the loop poll them, so that several strands can run one each."""
 
-    def __init__(self, journal: Journal, clock: Clock, run: str, folder: Path, root: Path, environ: Mapping[str, str]) -> None:
-        """`folder` is the run's own; commands start in `root` with `environ`."""
+    def __init__(
+        self,
+        journal: Journal,
+        clock: Clock,
+        run: str,
+        folder: Path,
+        root: Path,
+        environ: Mapping[str, str],
+        end_marked: EndMarked,
+    ) -> None:
+        """`folder` is the run's own; commands start in `root` with `environ`; `end_marked` ends what they leave behind."""
         self._journal = journal
         self._clock = clock
         self._run = run
         self._folder = folder
         self._root = root
         self._environ = environ
+        self.end_marked = end_marked
         self._running: set[ShellWait] = set()
 
     def shell(self, strand: str, command: Shell) -> Done | Raised | ShellWait:
@@ -51,7 +71,7 @@ class ShellSteps:
         # Two strands may run the same command at a time: each has files of its own.
         key = asking.key
         stem = self._folder / f"shell-{digest.of_value([key.strand, key.digest, key.occurrence])[:16]}"
-        environment = {**self._environ, **command.env, MARKER: self._run}
+        environment = {**self._environ, **command.env, MARKER: self._run, COMMAND_MARKER: f"{self._run}/{stem.name}"}
         words = ["/bin/sh", "-c", command.command] if isinstance(command.command, str) else list(command.command)
         try:
             with stem.with_suffix(".out").open("wb") as out, stem.with_suffix(".err").open("wb") as err:
@@ -126,7 +146,7 @@ class ShellWait:
         now = self._steps._clock.monotonic()
         code = self._process.poll()
         if code is not None:
-            _signal_group(self._process.pid, signal.SIGKILL)
+            self._end_rest()
             return self._steps.settle(self, code, now - self._began, self._ending_at is not None)
         limit = self.command.timeout_s
         if self._ending_at is None and limit is not None and now - self._began > limit:
@@ -149,8 +169,12 @@ class ShellWait:
             self._process.wait(GRACE_S)
         except subprocess.TimeoutExpired:
             pass
-        _signal_group(self._process.pid, signal.SIGKILL)
+        self._end_rest()
         self._process.wait()
+
+    def _end_rest(self) -> None:
+        _signal_group(self._process.pid, signal.SIGKILL)
+        self._steps.end_marked(COMMAND_MARKER, f"{self._steps._run}/{self.stem.name}")
 
 
 def _signal_group(pid: int, number: int) -> None:

@@ -96,7 +96,11 @@ class StubFiles:
         """See inputs.FileSource; whatever a stub gave as an output is there."""
         try:
             return Artifact(
-                str(ref["name"]), Digest(str(ref["digest"])), int(ref.get("size", 0)), bool(ref.get("executable", False))
+                str(ref["name"]),
+                Digest(str(ref["digest"])),
+                int(ref.get("size", 0)),
+                bool(ref.get("executable", False)),
+                bool(ref.get("private", False)),
             )
         except (KeyError, TypeError, ValueError):
             raise UsageError("expected a path or an artifact of an earlier task (result.tasks[i].outputs[name])") from None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from sparkles import digest, rows
@@ -18,6 +18,7 @@ from sparkles.engine import jobs
 from sparkles.engine.commands import Answer, Done, Pending, Raised, StepError, Unrecorded, refused
 from sparkles.engine.fetching import scalars
 from sparkles.engine.journal import Asking, Journal
+from sparkles.engine.outputs import compile_glob
 from sparkles.engine.reading import parsed
 from sparkles.engine.stub_files import StubFiles
 from sparkles.errors import InternalError, RowsError, UsageError
@@ -130,7 +131,6 @@ class StubSession:
         self.journal: Journal = NoJournal()
         self.logs: list[str] = []
         self.shells: list[str] = []
-        self.slept_s = 0.0
         self.files = files
         self._ask = ask_test
         self._time = time
@@ -187,6 +187,8 @@ class StubSession:
         outputs = [each.pattern for each in built.spec.outputs]
         job: dict[str, Json] = {"id": job_id, "name": built.spec.name, "tasks": tasks, "outputs": outputs}
         answers = self._ask("submit", {**job, "position": command.position})["tasks"]
+        for index, given in enumerate(answers, 1):
+            _check_outputs(built.spec.name, outputs, index, given.get("outputs") or {})
         found = [
             self._outcome(job_id, index, task.params, task.name, given)
             for index, (task, given) in enumerate(zip(built.tasks, answers, strict=True), 1)
@@ -313,12 +315,22 @@ class StubSession:
         return self._chance[strand]
 
     def _sleep(self, _strand: str, command: ask.Sleep) -> StubWait:
-        self.slept_s += command.seconds
         return StubWait(self._time, command.seconds, Done(None))
 
     def _log(self, _strand: str, command: ask.Log) -> Answer:
         self.logs.append(command.text)
         return Done(None)
+
+
+def _check_outputs(job: str, patterns: list[str], index: int, given: Iterable[str]) -> None:
+    """Raises UsageError where a stub gives an output that no real task of the job could leave."""
+    for name in given:
+        if name not in patterns and not any(compile_glob(pattern).fullmatch(name) for pattern in patterns):
+            listed = ", ".join(f"'{pattern}'" for pattern in patterns)
+            kept = f"setOutputs has {listed}" if patterns else "it has no setOutputs"
+            raise UsageError(
+                f"onSubmit gives task {index} of the job '{job}' the output '{name}', which the job does not keep: {kept}"
+            )
 
 
 def _failed(tasks: list[dict[str, Json]]) -> bool:

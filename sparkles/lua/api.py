@@ -143,6 +143,7 @@ RECORDS: tuple[Record, ...] = (
             Field("digest", "string", "sha256 of its content, in hex."),
             _opt("size", "integer", "Bytes."),
             _opt("executable", "boolean", "Whether it may be executed."),
+            _opt("private", "boolean", "Whether copies of it are for their user alone."),
         ),
     ),
     Record(
@@ -452,7 +453,8 @@ FUNCTIONS: tuple[Function, ...] = (
             _opt("opts", "ShellOpts", "How to run it."),
         ),
         "ShellResult",
-        "Runs one command on the driver's machine, at least once. A non-zero exit raises an error of kind ShellFailed.",
+        "Runs one command on the driver's machine, at least once. A non-zero exit raises an error of kind ShellFailed. When it has ended,"
+        " what it started in the background ends too.",
         step=True,
     ),
     Function(

@@ -161,6 +161,7 @@ local function refusal(name, spec, value, all)
   if spec.pattern then
     local ok, found = H.names.pcall(find, value, spec.pattern)
     if not ok then misuse(format("params: %s.pattern: not a Lua pattern: %s", name, spec.pattern)) end
+    if not found and value == "" then return "expected a text, found nothing" end
     if not found then return format("expected a text that matches '%s', found '%s'", spec.pattern, value) end
   end
   if not spec.check then return nil end
@@ -197,7 +198,7 @@ end
 function api.log(fmt, ...)
   local line = text(fmt)
   if select("#", ...) > 0 then
-    line = H.names.string.format(line, ...)
+    line = H.format_for("log", line, ...)
   end
   perform("log", line)
 end

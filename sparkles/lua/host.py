@@ -68,6 +68,7 @@ class ScriptHost:
         self._function_sources: dict[tuple[bytes, int, int], bytes] = {}
         self._asked: dict[int, bytes] = {}
         self._specs: dict[str, Any] = {}
+        self._main = 0
         self._runtime = self._build(
             {
                 "interrupted": interrupted,
@@ -95,7 +96,13 @@ class ScriptHost:
         return _COMMANDS.get(name)
 
     def start(self) -> int:
-        """Compiles the script. Raises WorkflowError where it does not compile or cannot be read."""
+        """The strand of the script, compiled."""
+        return self.compile()
+
+    def compile(self) -> int:
+        """Compiles the script, the first time that it is called. Raises WorkflowError where it does not compile or cannot be read."""
+        if self._main:
+            return self._main
         try:
             text = self._script.read_bytes()
         except OSError as error:
@@ -106,6 +113,7 @@ class ScriptHost:
         self._runtime.set_args(self._args)
         strand = self._runtime.spawn_script(text, self._shown_as)
         self.name(strand, "main")
+        self._main = strand
         return strand
 
     def name(self, strand: int, label: str) -> None:

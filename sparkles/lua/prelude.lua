@@ -7,7 +7,7 @@
 local H = ...
 local real_yield, real_resume, real_create, real_close = coroutine.yield, coroutine.resume, coroutine.create, coroutine.close
 local running, isyieldable, costatus = coroutine.running, coroutine.isyieldable, coroutine.status
-local real_error, real_xpcall, real_load, real_tostring = error, xpcall, load, tostring
+local real_error, real_assert, real_xpcall, real_load, real_tostring = error, assert, xpcall, load, tostring
 local sethook, getinfo, metatable_of = debug.sethook, debug.getinfo, debug.getmetatable
 local type, select, raw_next, rawget, setmetatable = type, select, next, rawget, setmetatable
 local sub, find, format, gsub, match, concat = string.sub, string.find, string.format, string.gsub, string.match, table.concat
@@ -131,7 +131,19 @@ local function normal(e, position)
   return e
 end
 
-local function handler(e) return normal(e, where()) end
+-- Whether an error was raised by Lua or by a library, not by the author's `error` or `assert`.
+local function is_mistake(e, info)
+  return type(e) == "string" and (info == nil or e == "not enough memory" or info.func ~= real_error and info.func ~= real_assert)
+end
+
+local mistake -- the newest such error that was caught, as it was caught: raised again it is still one
+
+local function handler(e)
+  local wrong = is_mistake(e, getinfo(2, "f"))
+  e = normal(e, where())
+  if wrong then mistake = e end
+  return e
+end
 
 -- Ends here whatever must not be caught; everything else passes.
 local function through(ok, e, ...)
@@ -193,16 +205,36 @@ function H.describe(e, position)
   return { message = rest or text, kind = "ScriptError", fields = {}, usage = false, position = own or position }
 end
 
+local MOST_FRAMES, SHOWN_FRAMES = 40, 10
+
+-- How many frames a coroutine has; by halving, because each question walks the frames.
+local function depth_of(co)
+  local low, high = 0, 1
+  while getinfo(co, high, "l") do low, high = high, high * 2 end
+  while high - low > 1 do
+    local middle = (low + high) // 2
+    if getinfo(co, middle, "l") then low = middle else high = middle end
+  end
+  return high
+end
+
+-- The author's frames, the innermost first; of a deep recursion the two ends.
 local function traceback(co)
   local lines = {}
-  for level = 0, 200 do
+  local depth = depth_of(co)
+  local level = 0
+  while level < depth do
+    if level == SHOWN_FRAMES and depth > MOST_FRAMES then
+      level = depth - SHOWN_FRAMES
+      lines[#lines + 1] = format("... %d more frames", level - SHOWN_FRAMES)
+    end
     local info = getinfo(co, level, "Sln")
-    if not info then break end
-    local at = position_in(info)
+    local at = info and position_in(info)
     if at then
       local what = info.what == "main" and "in the script" or info.name and "in function '" .. info.name .. "'" or "in a function"
       lines[#lines + 1] = at .. ": " .. what
     end
+    level = level + 1
   end
   return concat(lines, "\n")
 end
@@ -326,6 +358,7 @@ local function settle(id, co, ok, tag, name, position, a, b)
   if tag == LATCHED then return "latched" end
   local at = where_in(co) or last_line
   local described = H.describe(tag, at)
+  if is_mistake(tag, getinfo(co, 0, "f")) or tag == mistake and type(tag) == "string" then described.usage = true end
   local fields_ok, fields = real_xpcall(H.pack, function() return "" end, described.fields)
   if not fields_ok then described.fields = {} end
   local trace = traceback(co)
@@ -405,7 +438,11 @@ local function pump(co, ok, tag, ...)
     if not isyieldable() then return pump(co, real_resume(co, 6, callback_of())) end
     return pump(co, real_resume(co, real_yield(tag, ...)))
   end
-  if not ok then tag = normal(tag, where_in(co) or last_line) end
+  if not ok then
+    local wrong = is_mistake(tag, getinfo(co, 0, "f"))
+    tag = normal(tag, where_in(co) or last_line)
+    if wrong then mistake = tag end
+  end
   return through(ok, tag, ...)
 end
 
@@ -475,7 +512,8 @@ function H.load(source, shown)
   if not chunk then
     problem = normal(problem, shown)
     local at, message = split_position(problem)
-    H.raise({ message = message or problem, kind = "Syntax", usage = true }, at or shown)
+    message = (message or problem) .. H.syntax_hint(message or problem, source, at and tonumber(match(at, "(%d+)$")))
+    H.raise({ message = message, kind = "Syntax", usage = true }, at or shown)
   end
   return chunk
 end

@@ -18,7 +18,7 @@ from sparkles.lua import api
 from sparkles.lua.marshal import to_lua
 
 FOLDER = Path(__file__).resolve().parent
-FILES = ("pack.lua", "prelude.lua", "sandbox.lua", "check.lua", "objects.lua", "strands.lua", "functions.lua")
+FILES = ("pack.lua", "hints.lua", "prelude.lua", "sandbox.lua", "check.lua", "objects.lua", "strands.lua", "functions.lua")
 """The host's own Lua files, in the order in which they build on each other; `require` does not find them."""
 
 TEST_FILES = (*FILES[:-1], "testing.lua", FILES[-1])

@@ -4,10 +4,10 @@
 -- libraries are shown in the same way.
 
 local H = ...
-local real_load, real_error = load, error
+local real_load, real_error, real_pcall = load, error, pcall
 local metatable_of = debug.getmetatable
 local type, select, raw_next, rawget, rawset, rawlen, setmetatable = type, select, next, rawget, rawset, rawlen, setmetatable
-local find, gsub, real_format, concat = string.find, string.gsub, string.format, table.concat
+local find, gsub, match, real_format, concat = string.find, string.gsub, string.match, string.format, table.concat
 local real_sort, table_pack, table_unpack, math_type = table.sort, table.pack, table.unpack, math.type
 local format, tointeger, ult = string.format, math.tointeger, math.ult
 local null, misuse, text, kind_of, expect, draw = H.null, H.misuse, H.text, H.kind_of, H.expect, H.draw
@@ -191,9 +191,21 @@ local lib = {}
 for key, value in raw_next, string do
   if key ~= "dump" then lib[key] = value end
 end
-lib.format = function(fmt, ...)
+local function formatted(name, ok, ...)
+  if ok then return ... end
+  local e = ...
+  if type(e) ~= "string" or e == "not enough memory" then real_error(e, 0) end
+  local number, why = match(e, "^bad argument #(%d+) to '[^']*' %((.*)%)$")
+  if not number then misuse(name .. ": " .. gsub(e, " to 'format'$", "")) end
+  local expected, got = match(why, "^(.*) expected, got (.*)$")
+  if expected then why = format("expected %s, got %s", expected, got) end
+  misuse(number == "1" and format("%s: format: %s", name, why) or format("%s: value %d of the format: %s", name, number - 1, why))
+end
+
+-- string.format for the function `name` of the API.
+function H.format_for(name, fmt, ...)
   if type(fmt) == "string" and find(fmt, "p", 1, true) and find(gsub(fmt, "%%%%", ""), "%%[-+ #0]*%d*%.?%d*p") then
-    misuse("string.format: %p is not available: addresses differ from run to run")
+    misuse(name .. ": %p is not available: addresses differ from run to run")
   end
   local n = select("#", ...)
   for i = 1, n do
@@ -204,11 +216,12 @@ lib.format = function(fmt, ...)
         local each = type(values[j])
         if each == "table" or each == "function" or each == "thread" or each == "userdata" then values[j] = text(values[j]) end
       end
-      return real_format(fmt, table_unpack(values, 1, n))
+      return formatted(name, real_pcall(real_format, fmt, table_unpack(values, 1, n)))
     end
   end
-  return real_format(fmt, ...)
+  return formatted(name, real_pcall(real_format, fmt, ...))
 end
+lib.format = function(...) return H.format_for("string.format", ...) end
 local string_lib = library("string", lib)
 local string_meta = metatable_of("")
 string_meta.__index = string_lib
@@ -302,12 +315,28 @@ local INSTEAD = {
   unpack = "it is table.unpack",
 }
 
+-- Names of other languages.
+local ELSEWHERE = {
+  None = "it is nil in Lua (null for a missing value that is stored)",
+  True = "it is true in Lua",
+  False = "it is false in Lua",
+  undefined = "it is nil in Lua",
+  len = "the length of a list or a text is #value in Lua",
+  range = "for i = 1, n do ... end counts in Lua",
+  enumerate = "for i, value in ipairs(list) do ... end goes through a list in Lua",
+  str = "it is tostring(value) in Lua",
+  int = "it is math.tointeger(value) or math.floor(value) in Lua",
+  float = "it is tonumber(text) in Lua",
+  printf = "log(format, ...) prints formatted text",
+}
+
 setmetatable(names, {
   __index = function(_, key)
     if type(key) ~= "string" then return nil end
     local instead = INSTEAD[key]
     if instead then misuse(format("'%s' is not available in workflows: %s", key, instead)) end
-    misuse(format("unknown name '%s'%s", key, H.suggest(key, words_of(names))))
+    local here = ELSEWHERE[key]
+    misuse(format("unknown name '%s'%s", key, here and ": " .. here or H.suggest(key, words_of(names))))
   end,
 })
 setmetatable(env, {

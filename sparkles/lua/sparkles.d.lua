@@ -179,6 +179,7 @@ function ResultMethods:table(columns) end
 ---@field digest string sha256 of its content, in hex.
 ---@field size? integer Bytes.
 ---@field executable? boolean Whether it may be executed.
+---@field private? boolean Whether copies of it are for their user alone.
 
 --- An input of a task.
 ---@class FileSpec
@@ -314,7 +315,7 @@ function ResultMethods:table(columns) end
 ---@field submitted SubmittedJob[] Its jobs, in the order in which they were submitted.
 ---@field written table<string, string> Path to content of the files that it wrote.
 ---@field shells string[] The commands that it gave to `shell`.
----@field slept number Seconds that it slept; no time passes in a test.
+---@field slept number Seconds that it took by the test's clock: it slept, strands side by side at once, or a wait timed out.
 local WorkflowRunMethods = {}
 
 --- The first job of that name.
@@ -439,7 +440,7 @@ function fetch(job, dest) end
 ---@return any
 function step(name, fn, ...) end
 
---- Runs one command on the driver's machine, at least once. A non-zero exit raises an error of kind ShellFailed.
+--- Runs one command on the driver's machine, at least once. A non-zero exit raises an error of kind ShellFailed. When it has ended, what it started in the background ends too.
 --- A step: its outcome is recorded, and a replay returns the recorded one at once.
 ---@param command string|string[] Text for /bin/sh, or a list without a shell.
 ---@param opts? ShellOpts How to run it.

@@ -84,7 +84,11 @@ TEST_RECORDS: tuple[Record, ...] = (
             Field("submitted", "SubmittedJob[]", "Its jobs, in the order in which they were submitted."),
             Field("written", "map<string>", "Path to content of the files that it wrote."),
             Field("shells", "string[]", "The commands that it gave to `shell`."),
-            Field("slept", "number", "Seconds that it slept; no time passes in a test."),
+            Field(
+                "slept",
+                "number",
+                "Seconds that it took by the test's clock: it slept, strands side by side at once, or a wait timed out.",
+            ),
         ),
         opaque=True,
     ),

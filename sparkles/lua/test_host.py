@@ -265,7 +265,7 @@ class Suite:
             "logs": session.logs,
             "written": files.written,
             "shells": session.shells,
-            "slept": session.slept_s,
+            "slept": clock.monotonic(),
         }
         if ended.error is not None:
             position = str(ended.error.fields.get("position") or ended.position)

@@ -220,8 +220,10 @@ end
 -- Expectations ------------------------------------------------------------------------------------------------------------------
 
 local function unmet(message)
-  local failed = unseen()
-  if failed then message = message .. "\nthe workflow failed: " .. failed end
+  local last = runs[#runs] and protected[runs[#runs].run]
+  local failed = unseen() or last and last.failed
+  -- What was expected of the failure itself shows it already.
+  if failed and not find(message, failed:match('^[^"\\\n]*'):sub(1, 40), 1, true) then message = message .. "\nthe workflow failed: " .. failed end
   H.raise { message = message, kind = "Expectation" }
 end
 

@@ -155,6 +155,26 @@ def test_place_executable(blobs, tmp_path):
         assert os.access(tmp_path / name, os.X_OK) is bool(wanted)
 
 
+@pytest.mark.parametrize(
+    ("source", "copy"), [(0o644, 0o644), (0o755, 0o755), (0o640, 0o600), (0o600, 0o600), (0o700, 0o700), (0o750, 0o700)]
+)
+def test_a_copy_is_no_wider_than_its_source(blobs, tmp_path, source, copy):
+    """Under the usual umask: what others may not read is stored as private, its copies are the user's alone, executable ones too."""
+    before = os.umask(0o022)
+    try:
+        for number, store in enumerate((blobs.put_file, lambda path: blobs.collect(path, "output"))):
+            path = tmp_path / f"source-{number}"
+            path.write_bytes(b"secret")
+            path.chmod(source)
+            stored = store(path)
+            assert stored.private is not bool(source & 0o004)
+            target = tmp_path / f"copy-{number}"
+            blobs.place(stored.digest, target, executable=stored.executable, private=stored.private)
+            assert stat.S_IMODE(target.stat().st_mode) == copy
+    finally:
+        os.umask(before)
+
+
 def test_place_replaces(blobs, tmp_path):
     """What is at the target already goes; a link there is replaced, never followed."""
     digest = blobs.put_bytes(b"new")
@@ -176,7 +196,7 @@ def test_a_link_shares_read_only_bytes(blobs, tmp_path):
     blobs.place(digest, tmp_path / "b", link=True)
     assert (tmp_path / "a").is_symlink()
     assert (tmp_path / "a").read_bytes() == b"large"
-    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o444
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o400
     assert (tmp_path / "a").resolve() == (tmp_path / "b").resolve()
     assert blobs.verify_linked(digest)
 

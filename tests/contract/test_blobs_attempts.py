@@ -48,7 +48,7 @@ def test_an_output_is_collected_and_published(blobs, tmp_path, name):
         blobs.publish(REF, [artifact])
     shown = blobs.folder(REF) / "outputs" / name
     assert shown.read_bytes() == b"result"
-    assert stat.S_IMODE(shown.stat().st_mode) == 0o444
+    assert stat.S_IMODE(shown.stat().st_mode) == 0o400
 
 
 def test_equal_outputs_are_one_content(blobs, tmp_path):

@@ -72,7 +72,7 @@ def test_the_layout(blobs, tmp_path):
     os.utime(source, LONG_AGO)
     digest = blobs.put_file(source).digest
     stored = path_of(tmp_path / "state", digest)
-    assert stat.S_IMODE(stored.stat().st_mode) == 0o444
+    assert stat.S_IMODE(stored.stat().st_mode) == 0o400
     assert stored.stat().st_mtime == LONG_AGO[1]
     blobs.publish(REF, [Artifact("a/b", digest, 4)])
     assert (tmp_path / "state/jobs/job/1/a1/outputs/a/b").samefile(stored)
@@ -228,7 +228,7 @@ def test_collect_from_another_device(blobs, tmp_path):
         assert (scratch / "input").read_bytes() == b"result" * 1000
     stored = path_of(tmp_path / "state", artifact.digest)
     assert stored.read_bytes() == b"result" * 1000
-    assert stat.S_IMODE(stored.stat().st_mode) == 0o444
+    assert stat.S_IMODE(stored.stat().st_mode) == 0o400
 
 
 SIZE = 1 << 20
@@ -304,7 +304,7 @@ def test_a_read_only_disk(tmp_path):
 
 
 def test_a_state_folder_of_somebody_else(tmp_path):
-    """Permission denied names the path and the user; what is stored can still be read."""
+    """Permission denied names the path and the user; what is stored is for its owner alone."""
     user = os.geteuid()
     # Not below tmp_path, which pytest keeps to its own user: the parents must be passable for the one who is denied here.
     with tempfile.TemporaryDirectory() as home:
@@ -317,8 +317,11 @@ def test_a_state_folder_of_somebody_else(tmp_path):
         try:
             with pytest.raises(BackendError, match=rf"state/cas: permission denied for user id {os.geteuid()}"):
                 blobs.put_bytes(b"y")
-            assert blobs.read(digest) == b"x"
+            if user == 0:
+                with pytest.raises(BackendError, match=r"state/cas/../\w{64}: permission denied for user id 65534"):
+                    blobs.read(digest)
         finally:
             os.seteuid(user)
             os.chmod(Path(home, "state/cas/incoming"), 0o755)
+        assert blobs.read(digest) == b"x"
         blobs.close()

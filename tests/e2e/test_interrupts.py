@@ -103,6 +103,85 @@ def test_ctrl_c_twice_ends_running_tasks_which_keep_their_attempts(site):
     site.finish()
 
 
+HANGING = """
+writeText("before.txt", "x")
+log("hanging")
+if not fileExists("mended") then string.find(("a"):rep(40), ("a*"):rep(40) .. "b") end
+writeText("done.txt", "6")
+"""
+
+
+def hang(site):
+    write(site, script=HANGING)
+    process = site.start(site.command)
+    until(lambda: (site.folder / "before.txt").exists(), "the first step")
+    time.sleep(0.5)
+    return process
+
+
+@pytest.mark.parametrize(
+    ("numbers", "code", "seconds"),
+    [((signal.SIGINT,) * 2, 130, 2), ((signal.SIGTERM,) * 2, 143, 2), ((signal.SIGTERM,), 143, 8), ((signal.SIGHUP,), 129, 8)],
+    ids=["Ctrl-C twice", "SIGTERM twice", "SIGTERM", "SIGHUP"],
+)
+def test_a_script_that_hangs_inside_a_pattern_is_ended(site, numbers, code, seconds):
+    """Python's own handlers do not run then: a thread ends the process, and the next run goes on."""
+    process = hang(site)
+    for number in numbers:
+        time.sleep(0.2)
+        process.send_signal(number)
+    began = time.monotonic()
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == code, output.decode()
+    assert time.monotonic() - began < seconds
+    assert b"resume with: sparkles run workflow.lua" in output
+    assert b"Traceback" not in output
+    (site.folder / "mended").touch()
+    done = run(site, "run", "workflow.lua")
+    assert done.returncode == 0, done.stderr
+    assert "goes on: 3 steps recorded" in done.stderr
+
+
+def test_the_first_ctrl_c_says_that_the_script_hangs(site):
+    process = hang(site)
+    process.send_signal(signal.SIGINT)
+    time.sleep(1.8)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    output, _ = process.communicate(timeout=30)
+    assert time.monotonic() - began < 1, "it is known by then"
+    assert process.returncode == 130
+    assert re.search(rb"no new tasks(.|\n)*hangs inside one call; Ctrl-C again ends(.|\n)*this process ends here", output), (
+        output
+    )
+
+
+def test_plan_is_ended_by_the_second_ctrl_c_too(site):
+    started = hang(site)
+    started.kill()
+    started.communicate()
+    process = site.start([*site.command[:-2], "plan", "workflow.lua"])
+    time.sleep(2)
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+    process.communicate(timeout=10)
+    assert process.returncode == 130
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_script_that_spins_is_interrupted(site, number, code):
+    write(site, script='writeText("before.txt", "x")\nwhile true do pcall(function() while true do end end) end')
+    process = site.start(site.command)
+    until(lambda: (site.folder / "before.txt").exists(), "the first step")
+    time.sleep(0.3)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=10)
+    assert process.returncode == code, output.decode()
+    assert b"resume with: sparkles run workflow.lua" in output
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_sigterm_and_sighup_end_the_driver_in_order(site, number, code):
     write(site, seconds=0.8)
@@ -179,6 +258,35 @@ def test_a_full_disk_is_named_and_nothing_is_lost(tmp_path):
             assert before <= site.succeeded()
         finally:
             site.clear()
+
+
+DAEMON = "setsid sh -c 'echo >daemon; exec sleep 300' >/dev/null 2>&1 & until test -e daemon; do sleep 0.01; done"
+
+
+def test_what_a_shell_command_leaves_ends_with_it_and_not_with_another(site):
+    """A child that called setsid; the command of another strand goes on."""
+    script = f"""
+    parallel{{
+      a = function() shell([[{DAEMON}]]); writeText("a.txt", "ended") end,
+      b = function() shell([[until test -e a.txt; do sleep 0.01; done; touch b.txt]]) end,
+    }}"""
+    write(site, script=script)
+    process = site.start(site.command)
+    until((site.folder / "b.txt").exists, "the end of the other command")
+    assert [line for _, line in site.processes() if "sleep 300" in line] == []
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 0, output.decode()
+
+
+def test_ctrl_c_ends_what_a_shell_command_started(site):
+    write(site, script=f"shell([[{DAEMON}; touch runs; sleep 300]])")
+    process = site.start(site.command)
+    until((site.folder / "runs").exists, "the start of the command")
+    assert [line for _, line in site.processes() if line.startswith("sleep 300")]
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 130, output.decode()
+    assert site.processes() == []
 
 
 def run(site, *arguments):

@@ -79,7 +79,7 @@ def test_jobs_are_built_for_real(tmp_path: Path) -> None:
 def test_outcomes_are_what_results_show(tmp_path: Path) -> None:
     """State, exit code, class, reason, results and outputs arrive as those of real tasks do; outputs are inputs of later jobs."""
     workflow = """
-    local r = run(JobBuilder("a"):setCommandTemplate("a {value}"):createTasksFor{1, 2, 3, 4}, {allowFailures = true})
+    local r = run(JobBuilder("a"):setCommandTemplate("a {value}"):setOutputs{"*.bin"}:createTasksFor{1, 2, 3, 4}, {allowFailures = true})
     for _, t in ipairs(r.tasks) do log("%d %s %s %s %s", t.index, t.state, t.exitCode, t.class, t.reason) end
     log("%s %d %d", r:ok(), r.failedCount, r.counts.succeeded)
     log("%s %g", r.tasks[1].results.score, r.tasks[1].seconds)
@@ -141,6 +141,38 @@ def test_the_last_stub_that_fits_answers(tmp_path: Path) -> None:
     """
     )
     assert [each.error for each in outcomes(tmp_path, test)] == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "kept"),
+    [("", "it has no setOutputs"), (':setOutputs{"m.txt", "*.csv"}', "setOutputs has 'm.txt', '*.csv'")],
+)
+def test_an_output_that_the_job_does_not_keep_fails_the_test(tmp_path: Path, outputs: str, kept: str) -> None:
+    """A real task could not leave it: the message names both."""
+    workflow = f"run(JobBuilder('a'):setCommandTemplate('a'){outputs})"
+    body = 'onSubmit("a", { { outputs = { ["d/m.bin"] = "M" } } })\nrunWorkflow("w.lua")'
+    message = f"runWorkflow: onSubmit gives task 1 of the job 'a' the output 'd/m.bin', which the job does not keep: {kept}"
+    assert told(tmp_path, body, workflow) == ("w_test.lua:3", message)
+
+
+def test_an_output_that_a_pattern_matches_is_kept(tmp_path: Path) -> None:
+    """`**` crosses folders, `*` does not."""
+    workflow = """log(next(run(JobBuilder("a"):setCommandTemplate("a"):setOutputs{"**/*.bin"}).tasks[1].outputs))"""
+    passes(
+        tmp_path,
+        'onSubmit("a", { { outputs = { ["d/e/m.bin"] = "M" } } })\nexpect(runWorkflow("w.lua").logs[1]):equals("d/e/m.bin")',
+        workflow,
+    )
+
+
+@pytest.mark.parametrize("expectation", ["expect(r.ok):isTrue()", "expect(r.kind):isNil()", 'expect(r.logs):equals{"x"}'])
+def test_an_unmet_expectation_shows_why_the_workflow_failed(tmp_path: Path, expectation: str) -> None:
+    """Whether or not the test looked at `ok`; once."""
+    at, error = told(tmp_path, f'local r = runWorkflow("w.lua")\n{expectation}', 'fail("no luck")')
+    assert at == "w_test.lua:3"
+    assert error.endswith("\nthe workflow failed: w.lua:1: no luck")
+    _, error = told(tmp_path, 'expect(runWorkflow("w.lua").failed):contains("bad")', 'fail("no luck")')
+    assert error == 'expected a text with "bad", got "w.lua:1: no luck"'
 
 
 def test_shell_and_steps(tmp_path: Path) -> None:
@@ -212,7 +244,7 @@ def test_time_passes_at_once_and_in_order(tmp_path: Path) -> None:
         onSubmit("j", { { state = "pending" } })
         local run = runWorkflow("w.lua", nil, { now = 1000 })
         expect(run.logs):equals { "b 3600", "a 7200", "WaitTimeout 7260" }
-        expect(run.slept):equals(10800)
+        expect(run.slept):equals(7260)
         """,
         workflow,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from sparkles.errors import WorkflowError
@@ -481,15 +483,51 @@ CASES = [
     (
         "arithmetic",
         "local t = {}\nlocal x = t.a + 1",
-        "ScriptError",
+        "Mistake",
         "w.lua:2: attempt to perform arithmetic on a nil value (field 'a')",
     ),
-    ("call_nil", "local t = {}\nt.go()", "ScriptError", "w.lua:2: attempt to call a nil value (field 'go')"),
-    ("recursion", "local function f(n)\n  return 1 + f(n)\nend\nf(1)", "ScriptError", "w.lua:2: stack overflow"),
+    ("call_nil", "local t = {}\nt.go()", "Mistake", "w.lua:2: attempt to call a nil value (field 'go')"),
+    ("recursion", "local function f(n)\n  return 1 + f(n)\nend\nf(1)", "Mistake", "w.lua:2: stack overflow"),
+    ("call_wrong", '\nprint(("x"):rep({}))', "Mistake", "w.lua:2: bad argument #1 to 'rep' (number expected, got table)"),
+    ("mistake_caught", "local ok, e = pcall(function() return 1 + nil end)\nerror(e, 0)", "Mistake", None),
+    ("mistake_wrapped", "local f = coroutine.wrap(function() local x; x.y = 1 end)\nf()", "Mistake", None),
+    ("error_wrapped", 'local f = coroutine.wrap(function() error("no") end)\nf()', "ScriptError", "w.lua:1: no"),
+    ("log_format", '\nlog("%d", "abc")', "Usage", "w.lua:2: log: value 1 of the format: expected number, got string"),
+    ("log_conversion", 'log("100% yours", 3)', "Usage", "w.lua:1: log: invalid conversion '% y'"),
+    (
+        "string_format",
+        'local s = ("%s %d"):format("x", 1.5)',
+        "Usage",
+        "w.lua:1: string.format: value 2 of the format: number has no integer representation",
+    ),
+    (
+        "python_none",
+        "print(None)",
+        "Usage",
+        "w.lua:1: unknown name 'None': it is nil in Lua (null for a missing value that is stored)",
+    ),
+    ("python_true", "local x = True", "Usage", "w.lua:1: unknown name 'True': it is true in Lua"),
+    ("python_len", "print(len({}))", "Usage", "w.lua:1: unknown name 'len': the length of a list or a text is #value in Lua"),
+    ("python_elif", "if a then\nelif b then\nend", "Syntax", "w.lua:2: syntax error near 'b'. It is elseif in Lua"),
+    ("python_unequal", "if 1 != 2 then end", "Syntax", "w.lua:1: 'then' expected near '!'. Not equal is ~= in Lua"),
+    (
+        "python_increment",
+        "local x = 1\nx += 1",
+        "Syntax",
+        "w.lua:2: syntax error near '+'. Lua has no assignment like x += 1: write x = x + 1",
+    ),
+    ("python_list", "local x = [1]", "Syntax", "w.lua:1: unexpected symbol near '['. A list is {1, 2} in Lua"),
+    ("python_comment", "# no\n# yes", "Syntax", "w.lua:2: unexpected symbol near '#'. A comment begins with -- in Lua"),
+    (
+        "python_def",
+        "def f():",
+        "Syntax",
+        "w.lua:1: syntax error near 'f'. A function is 'local function name(...) ... end' in Lua",
+    ),
     (
         "memory",
         'local t = {}\nfor i = 1, 1e9 do\n  t[i] = ("x"):rep(1e5) .. i\nend',
-        "ScriptError",
+        "Mistake",
         "w.lua:3: the script uses more than its 48 MiB of memory",
     ),
     ("product_type", "product{a = 3}", "Usage", "w.lua:1: product: lists.a: expected list, got number"),
@@ -547,10 +585,27 @@ def test_message(tmp_path, source, kind, message):
         return
     ended, _ = run_script(tmp_path, source, files=files, max_memory=48 << 20)
     assert ended.error is not None, "the script ended without an error"
-    assert f"{ended.position}: {ended.error.message}" == message
-    assert ended.error.kind == kind
-    assert ended.error.usage == (kind == "Usage")
-    assert message.startswith("w.lua:")
+    if message is not None:
+        assert f"{ended.position}: {ended.error.message}" == message
+    # A mistake that Lua itself finds has the kind of every error without one; the run is refused all the same.
+    assert ended.error.kind == ("ScriptError" if kind == "Mistake" else kind)
+    assert ended.error.usage == (kind in ("Usage", "Mistake"))
+    assert ended.position.startswith("w.lua:")
+
+
+def test_a_deep_recursion_shows_its_two_ends(tmp_path):
+    """Of a traceback of thousands of frames the innermost and the outermost are shown, and how many are not."""
+    ended, _ = run_script(tmp_path, "local function f(n)\n  return 1 + f(n)\nend\nf(1)", max_memory=48 << 20)
+    lines = ended.traceback.splitlines()
+    assert len(lines) == 21
+    assert lines[0] == lines[9] == "w.lua:2: in function 'f'"
+    assert re.fullmatch(r"\.\.\. \d{4,} more frames", lines[10])
+    assert lines[-1] == "w.lua:4: in the script"
+
+
+def test_a_short_traceback_is_whole(tmp_path):
+    ended, _ = run_script(tmp_path, "local function f(n)\n  if n == 0 then error('x') end\n  return 1 + f(n - 1)\nend\nf(20)")
+    assert ended.traceback.count("w.lua:3: in function 'f'") == 20
 
 
 def test_module_errors_are_at_the_module(tmp_path):

@@ -34,7 +34,7 @@ class Store:
         path = self.path(digest)
         path.chmod(0o600)
         path.write_bytes(b"\xff" * path.stat().st_size)
-        path.chmod(0o444)
+        path.chmod(0o400)
 
     def age(self, digest, seconds):
         """As if it had last been asked for that long ago."""

@@ -171,7 +171,7 @@ class World:
         notifier = AdvancingNotifier(self.clock)
         ports = Ports(runs=self.runs, jobs=self.jobs, blobs=self.blobs, fleet=self.fleet, notifier=notifier, clock=self.clock)
         settings = Options(root=self.root, state=self.state, environ={"PATH": "/usr/bin:/bin"}, **options)
-        drive(run, DRIVER, lambda session: GeneratorProgram(program), ports, settings, self.events.append, Interrupts())
+        drive(run, DRIVER, GeneratorProgram(program), ports, settings, self.events.append, Interrupts())
 
     def told(self, kind):
         """The texts of this execution's events of a kind."""

@@ -110,7 +110,7 @@ def test_a_bug_is_one_sentence_and_a_file(tmp_path: Path, monkeypatch: pytest.Mo
         (["sub"], 2, "error: expected a command after --, or --file JOB.JSON\nSee `sparkles sub --help`.\n"),
         (["sub", "--csv", "none.csv", "--", "echo"], 2, "error: none.csv: no such file\n"),
         (["list", "--failed"], 2, "error: --state, --failed and --params choose among the tasks of a job: name the JOB\nSee"),
-        (["status", "LAST"], 2, "error: there is no job yet in this state folder\n"),
+        (["status", "LAST"], 2, "error: no state folder here: nothing was run yet (looked for "),
         (["run", "w.lua"], 2, "error: w.lua: no such file (looked for "),
     ],
 )

@@ -75,12 +75,14 @@ def test_a_profile_wins_over_the_rest_of_its_file(project: Path) -> None:
 
 
 def test_the_state_folder(project: Path) -> None:
-    """--state wins over SPARKLES_HOME; relative ones start at the current folder; the root is the folder around it."""
-    settings = load(project, environ={"SPARKLES_HOME": "elsewhere/state"})
-    assert (settings.state, settings.root) == (project / "elsewhere" / "state", project / "elsewhere")
-    assert settings.sources["state"] == "SPARKLES_HOME"
-    settings = load(project, state="../s", environ={"SPARKLES_HOME": "elsewhere/state"})
-    assert settings.state == project.parent / "s"
+    """--state wins over SPARKLES_HOME; relative ones start at the current folder; the root stays where it is."""
+    (project / "sparkles.toml").write_text("")
+    deep = project / "deep"
+    settings = load(project, cwd=deep, environ={"SPARKLES_HOME": "elsewhere/state"})
+    assert (settings.state, settings.root) == (deep / "elsewhere" / "state", project)
+    assert (settings.sources["state"], settings.sources["root"]) == ("SPARKLES_HOME", "it has sparkles.toml")
+    settings = load(project, cwd=deep, state="../../s", environ={"SPARKLES_HOME": "elsewhere/state"})
+    assert (settings.state, settings.root) == (project.parent / "s", project)
     assert settings.sources["state"] == "--state"
 
 

@@ -162,6 +162,46 @@ def test_a_missing_file_is_named_with_its_neighbour(files: RunFiles) -> None:
     assert str(refused(files, files=(FileDraft("data/xy.csv"),))).endswith(" Did you mean 'x.csv'?")
 
 
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("../ext/**/*.txt", {"a/one.txt", "b/one.txt", "top.txt"}),
+        ("../ext/*/one.txt", {"a/one.txt", "b/one.txt"}),
+        ("../e*/a/*", {"ext/a/one.txt"}),
+        ("../*/a.txt", {"project/a.txt"}),
+        ("data/../../ext/a/*", {"one.txt"}),
+        ("{above}/ext/**", {"a/one.txt", "b/one.txt", "top.txt"}),
+        ("{above}/project/data/**", {"x.csv", "y.csv", "deep/x.csv"}),
+        ("~/ext/**", {"a/one.txt", "b/one.txt", "top.txt"}),
+        ("./data/**", {"x.csv", "y.csv", "deep/x.csv"}),
+    ],
+)
+def test_globs_that_leave_the_project(
+    tmp_path: Path, blobs: MemoryBlobs, monkeypatch: pytest.MonkeyPatch, pattern: str, expected: set[str]
+) -> None:
+    """A tree keeps its shape below the fixed part of the glob, wherever that leads and however it is written."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("a/one.txt", "b/one.txt", "top.txt"):
+        path = tmp_path / "ext" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    (tmp_path / "project").mkdir()
+    files = source(tmp_path / "project", blobs)
+    (task,) = made(files, files=(FileDraft(pattern.format(above=tmp_path)),)).tasks
+    assert {file.dst for file in task.files} == expected
+
+
+def test_files_of_two_globs_for_one_place(tmp_path: Path, blobs: MemoryBlobs) -> None:
+    """Both are named, with where they are."""
+    for name in ("one/x.txt", "two/x.txt"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(name)
+    (tmp_path / "project").mkdir()
+    files = source(tmp_path / "project", blobs)
+    error = refused(files, files=(FileDraft("../one/*"), FileDraft("../two/*")))
+    assert "../one/x.txt and ../two/x.txt would both be 'x.txt' in the task" in str(error)
+
+
 def test_two_inputs_for_one_place(files: RunFiles) -> None:
     """Both are named; a file where a folder must be is found as well."""
     error = refused(files, tasks=rows({}, {}, files=(FileDraft("data/x.csv"), FileDraft("data/deep/x.csv"))))

@@ -68,7 +68,15 @@ def load(value: Any) -> JobDraft:
 
 def test_a_full_file() -> None:
     """Every key arrives in the draft."""
-    artifact = {"job": "fit-1", "index": 1, "name": "m.bin", "digest": "0" * 64, "size": 3, "executable": False}
+    artifact = {
+        "job": "fit-1",
+        "index": 1,
+        "name": "m.bin",
+        "digest": "0" * 64,
+        "size": 3,
+        "executable": False,
+        "private": False,
+    }
     assert load(FULL) == JobDraft(
         name="align",
         command="align {sample} {^reads}",

@@ -210,6 +210,24 @@ class TestMarked:
             child.kill()
             child.wait()
 
+    def test_an_exec_that_ends_between_two_looks(self, value, source, monkeypatch):
+        """The first look finds no environment yet, the second one arguments already: then the environment is there too."""
+        child = subprocess.Popen(["/bin/sleep", "60"], env={VARIABLE: value})
+        if source == "psutil":
+            assert eventually(lambda: process.marked(VARIABLE, value))
+        read, looks = process._read, []
+
+        def late(path):
+            looks.append(path)
+            return b"" if path == f"/proc/{child.pid}/environ" and looks.count(path) == 1 else read(path)
+
+        monkeypatch.setattr(process, "_read", late)
+        try:
+            assert process.marked(VARIABLE, value) == [child.pid]
+        finally:
+            child.kill()
+            child.wait()
+
     def test_this_process_is_left_out(self):
         """Who looks for what was left behind does not mean itself, even where it carries the marker."""
         code = textwrap.dedent(
@@ -283,21 +301,17 @@ class TestOrphans:
 
 
 class TestEnding:
-    def find(self, value):
-        return lambda: process.marked(VARIABLE, value)
-
     def test_nothing_to_end(self, value):
         """Nothing found is nothing done, at once."""
         started = time.monotonic()
-        assert process.end_processes(self.find(value), 30) == []
-        assert process.end_group(2**22 + 1, 30) == []
+        assert process.end_marked(VARIABLE, value, 30) == []
         assert time.monotonic() - started < 1
 
     def test_a_polite_process_ends_by_itself(self, start, value, tmp_path):
         """SIGTERM first: a program can say goodbye; it is told once."""
         start(f"trap 'echo bye >> {tmp_path}/said; exit 0' TERM; echo; while :; do sleep 0.01; done", lines=1)
         started = time.monotonic()
-        assert process.end_processes(self.find(value), 30) == []
+        assert process.end_marked(VARIABLE, value, 30) == []
         assert time.monotonic() - started < 5
         assert (tmp_path / "said").read_text() == "bye\n"
 
@@ -305,7 +319,7 @@ class TestEnding:
         """Who ignores SIGTERM has the grace, not more."""
         child = start("trap '' TERM; echo; while :; do sleep 60; done", lines=1)
         started = time.monotonic()
-        assert process.end_processes(self.find(value), 0.2) == []
+        assert process.end_marked(VARIABLE, value, 0.2) == []
         assert 0.2 <= time.monotonic() - started < 3
         assert child.wait() == -signal.SIGKILL
 
@@ -314,36 +328,12 @@ class TestEnding:
         child = start("echo; exec sleep 60", lines=1)
         os.kill(child.pid, signal.SIGSTOP)
         assert eventually(lambda: stat_fields(child.pid)[0] == "T")
-        assert process.end_processes(self.find(value), 30) == []
+        assert process.end_marked(VARIABLE, value, 30) == []
         assert child.wait() == -signal.SIGTERM
 
     def test_one_that_forks_without_end(self, start, value):
         """A process that starts another whenever it is told to end, in a session of its own, is outrun."""
         script = "trap 'setsid sh -c \"trap : TERM; echo; while :; do sleep 60; done\" & exit' TERM; echo; while :; do sleep 0.01; done"
         start(script, lines=1)
-        assert process.end_processes(self.find(value), 0.3) == []
-        assert process.marked(VARIABLE, value) == []
-
-    def test_a_group_is_told_once(self, start, value, tmp_path):
-        """What a member starts to clean up is left to finish; then the group is gone."""
-        script = f"trap 'sh -c \"sleep 0.1; echo clean > {tmp_path}/said\"; exit' TERM; echo; while :; do sleep 0.01; done"
-        child = start(script, lines=1)
-        assert process.end_group(child.pid, 30) == []
-        assert (tmp_path / "said").read_text() == "clean\n"
-        assert process.marked(VARIABLE, value) == []
-
-    def test_a_group_that_ignores_it(self, start, value):
-        """After the grace the whole group is killed, children first or last."""
-        child = start("trap '' TERM; sleep 60 & sleep 60 & echo; wait; wait", lines=1)
-        assert len(process.group_members(child.pid)) == 3
-        assert process.end_group(child.pid, 0.1) == []
-        assert process.group_members(child.pid) == []
-        assert process.marked(VARIABLE, value) == []
-
-    def test_a_zombie_leader_does_not_hide_its_group(self, start, value):
-        """The leader has ended and was not waited for; what it left in the group is ended."""
-        child = start("sleep 60 & echo; exit 0", lines=1)
-        assert eventually(lambda: stat_fields(child.pid)[0] == "Z")
-        assert len(process.group_members(child.pid)) == 1
-        assert process.end_group(child.pid, 5) == []
+        assert process.end_marked(VARIABLE, value, 0.3) == []
         assert process.marked(VARIABLE, value) == []

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from sparkles.errors import InternalError
-from sparkles.model import Counts, JobState, RunState, TaskState
-from sparkles.states import RUN_TRANSITIONS, TASK_TRANSITIONS, check_task, job_state
+from sparkles.model import Counts, JobState, TaskState
+from sparkles.states import TASK_TRANSITIONS, check_task, job_state
 
 ENDED = {TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED}
 
@@ -17,7 +17,6 @@ ENDED = {TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED}
 def test_every_state_has_its_row() -> None:
     """A state that is added without transitions would be a trap."""
     assert set(TASK_TRANSITIONS) == set(TaskState)
-    assert set(RUN_TRANSITIONS) == set(RunState)
     assert set().union(*TASK_TRANSITIONS.values()) == set(TaskState)
 
 
@@ -47,12 +46,6 @@ def test_check_task_allows_what_the_table_allows(before: TaskState, after: TaskS
 def test_an_outcome_is_changed_by_a_new_attempt_only(state: TaskState) -> None:
     """What has ended goes back to pending or nowhere: no writer can turn a failure into a success."""
     assert TASK_TRANSITIONS[state] == {TaskState.PENDING}
-
-
-def test_a_succeeded_run_is_over() -> None:
-    """A finished run is not resumed; an unfinished one is."""
-    assert not RUN_TRANSITIONS[RunState.SUCCEEDED]
-    assert RUN_TRANSITIONS[RunState.FAILED] == RUN_TRANSITIONS[RunState.CANCELLED] == {RunState.RUNNING}
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 """Content in a folder, `cas/ab/DIGEST`, by the sha256 of its bytes. May import model and errors.
 
-Stored files are read-only (0444; whether one is executable travels in its Artifact) and keep the mtime of what they were made
-from. (size, mtime, inode) is the *signature* by which this process knows a file that it has hashed already; a stored file
-without a known signature is hashed before it is used. Surprise: the atime of a stored file says when it was last stored or
-asked for. It is set by hand, which works on noatime mounts too, and leaves the signature alone; `sweep` goes by it.
+Stored files are read-only and their user's alone (0400; how wide a copy may be travels in its Artifact) and keep the mtime of
+what they were made from. (size, mtime, inode) is the *signature* by which this process knows a file that it has hashed already;
+a stored file without a known signature is hashed before it is used. Surprise: the atime of a stored file says when it was last
+stored or asked for. It is set by hand, which works on noatime mounts too, and leaves the signature alone; `sweep` goes by it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ from pathlib import Path
 
 from sparkles.backends.local.copying import CHUNK, SourceError, copy_hashed, copy_plain, hash_file, storage_error, write_all
 from sparkles.backends.local.digests import DigestCache, settled
-from sparkles.backends.local.sources import Signature, check_unchanged, open_input, open_output, signature
+from sparkles.backends.local.sources import Signature, artifact, check_unchanged, open_input, open_output, signature
 from sparkles.backends.local.sweeping import sweep_content
 from sparkles.backends.names import check_artifact_name, check_digest
 from sparkles.digest import of_bytes
 from sparkles.errors import BackendError, Damaged, NotFound, UsageError
 from sparkles.model import Artifact, Digest
+
+STORED = 0o400
+"""The mode of stored files."""
 
 _COUNT = itertools.count()
 
@@ -49,10 +52,9 @@ class ContentStore:
         where = os.path.abspath(path)
         source, before = open_input(where, str(path))
         try:
-            executable = bool(before.st_mode & 0o111)
             known = self._cache.get(where, before) if os.path.isdir(self._state) else None
             if known is not None and self._touch(known, before.st_size):
-                return Artifact(str(path), known, before.st_size, executable)
+                return artifact(str(path), known, before)
             temporary, target = self._temporary("put")
             try:
                 found, size = copy_hashed(source, target)
@@ -74,7 +76,7 @@ class ContentStore:
         finally:
             os.close(source)
         self._cache.put(where, before, found)
-        return Artifact(str(path), found, size, executable)
+        return artifact(str(path), found, before)
 
     def known_file(self, path: Path) -> Artifact | None:
         where = os.path.abspath(path)
@@ -85,7 +87,7 @@ class ContentStore:
         known = self._cache.get(where, found) if os.path.isdir(self._state) else None
         if known is None or self.missing([known]):
             return None
-        return Artifact(str(path), known, found.st_size, bool(found.st_mode & 0o111))
+        return artifact(str(path), known, found)
 
     def put_bytes(self, data: bytes) -> Digest:
         found = of_bytes(data)
@@ -126,14 +128,16 @@ class ContentStore:
                 absent.add(digest)
         return absent
 
-    def place(self, digest: Digest, target: Path, *, executable: bool = False, link: bool = False) -> None:
+    def place(
+        self, digest: Digest, target: Path, *, executable: bool = False, private: bool = False, link: bool = False
+    ) -> None:
         # An executable input gets a copy even so: the stored file is not executable, and a link has no mode of its own.
         if link and not executable:
             self._link(digest, target)
             return
         source = self._open(digest, "place")
         try:
-            self._copy_out(digest, source, str(target), 0o777 if executable else 0o666)
+            self._copy_out(digest, source, str(target), (0o777 if executable else 0o666) & (0o700 if private else 0o777))
         finally:
             os.close(source)
 
@@ -170,7 +174,7 @@ class ContentStore:
             raise storage_error(error, "collect", where) from error
         finally:
             os.close(source)
-        return Artifact(name, digest, size, bool(before.st_mode & 0o111))
+        return artifact(name, digest, before)
 
     def sweep(self, keep: Collection[Digest], older_than_s: float) -> tuple[int, int]:
         gone, files, size = sweep_content(self._cas, keep if isinstance(keep, (set, frozenset)) else set(keep), older_than_s)
@@ -198,7 +202,7 @@ class ContentStore:
                 raise
         source = self._open(digest, "publish")
         try:
-            self._copy_out(digest, source, target, 0o444)
+            self._copy_out(digest, source, target, STORED)
         finally:
             os.close(source)
 
@@ -247,7 +251,7 @@ class ContentStore:
         # A second hard link, or another owner, would keep a way to write to what is stored.
         if before.st_nlink == 1 and before.st_uid == os.geteuid():
             path = self._path(digest)
-            os.fchmod(source, 0o444)
+            os.fchmod(source, STORED)
             try:
                 _rename_in(where, path)
             except OSError as error:
@@ -366,7 +370,7 @@ class ContentStore:
 
 def _seal(target: int, mtime_ns: int | None) -> None:
     """Makes a written file read-only, with the mtime of what it was made from."""
-    os.fchmod(target, 0o444)
+    os.fchmod(target, STORED)
     if mtime_ns is not None:
         os.utime(target, ns=(time.time_ns(), mtime_ns))
 

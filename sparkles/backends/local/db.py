@@ -16,11 +16,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from sparkles.backends.local import mounts
+from sparkles.backends.local import layout, mounts
 from sparkles.backends.local.sqlite_errors import os_error, translate
 from sparkles.errors import BackendError
-
-NAME = "sparkles.db"
 
 BUSY_TIMEOUT_S = 30.0
 """The longest write is the creation of a job: 3 s for 100,000 tasks on a slow disk. Longer than ten times that, something hangs."""
@@ -255,14 +253,8 @@ def open_state(folder: Path) -> Database:
     """
     from sparkles.backends.local import schema
 
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        ignore = folder / ".gitignore"
-        if not ignore.exists():
-            ignore.write_text("*\n", "ascii")
-    except OSError as error:
-        raise os_error(error, "make the state folder", folder) from error
-    database = Database(folder / NAME)
+    layout.make(folder)
+    database = Database(folder / layout.DATABASE)
     try:
         schema.migrate(database)
     except BaseException:

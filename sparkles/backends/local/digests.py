@@ -93,6 +93,10 @@ class DigestCache:
         if self._db is None and not self._broken:
             # 5 s: other processes hold the lock for one insert only; longer means that the disk hangs, and reading the file is
             # quicker.
+            try:
+                os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # it names the user's files
+            except OSError:
+                pass  # SQLite says what is wrong
             self._db = sqlite3.connect(self._path, timeout=5.0, check_same_thread=False)
             # Without WAL (network disks) SQLite answers with the mode it keeps; both are safe.
             self._db.execute("PRAGMA journal_mode = WAL")

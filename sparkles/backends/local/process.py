@@ -88,17 +88,26 @@ def marked(variable: str, value: str) -> list[int]:
     while looked:
         unclear = []
         for pid in looked:
-            environ = _read(f"/proc/{pid}/environ")
-            if wanted in environ:
-                if wanted in environ.split(b"\0"):
-                    found.append(pid)
-            elif not environ and _in_exec(pid):
+            environ = _environ(pid)
+            if environ is None:
                 unclear.append(pid)
+            elif wanted in environ and wanted in environ.split(b"\0"):
+                found.append(pid)
         if not unclear or time.monotonic() > deadline:
             break
         looked = unclear
         time.sleep(0.001)
     return sorted(found)
+
+
+def _environ(pid: int) -> bytes | None:
+    """The environment of a process, None while it is in the middle of an exec, b"" where it is gone or not ours."""
+    environ = _read(f"/proc/{pid}/environ")
+    if environ:
+        return environ
+    if _in_exec(pid):
+        return None
+    return _read(f"/proc/{pid}/environ")  # the exec may have ended between the two looks
 
 
 def _in_exec(pid: int) -> bool:
@@ -190,43 +199,9 @@ def end_processes(find: Callable[[], Collection[int]], grace_s: float = 5.0) -> 
     Returns:
         The processes that outlived SIGKILL for 5 s; empty where all have ended.
     """
-    told: set[tuple[int, float]] = set()
-
-    def send(number: int, live: dict[int, float]) -> None:
-        for pid, started in live.items():
-            if number == signal.SIGKILL:
-                _signal(pid, started, signal.SIGKILL)
-            elif (pid, started) not in told:
-                told.add((pid, started))
-                _signal(pid, started, signal.SIGTERM)
-                _signal(pid, started, signal.SIGCONT)
-
-    return _end(find, send, grace_s)
-
-
-def end_group(pgid: int, grace_s: float = 5.0) -> list[int]:
-    """As `end_processes`, for a process group, which is told once and as a whole: what a member starts to clean up is left
-    alone until SIGKILL."""
-    told = False
-
-    def send(number: int, live: dict[int, float]) -> None:
-        nonlocal told
-        try:
-            if number == signal.SIGKILL:
-                os.killpg(pgid, signal.SIGKILL)
-            elif not told:
-                told = True
-                os.killpg(pgid, signal.SIGTERM)
-                os.killpg(pgid, signal.SIGCONT)
-        except (ProcessLookupError, PermissionError):
-            return  # gone, or (macOS) only zombies are left
-
-    return _end(lambda: group_members(pgid), send, grace_s)
-
-
-def _end(find: Callable[[], Collection[int]], send: Callable[[int, dict[int, float]], None], grace_s: float) -> list[int]:
     own = os.getpid()
     deadline = time.monotonic() + grace_s
+    told: set[tuple[int, float]] = set()
     pause = 0.001
     found = False
     while True:
@@ -237,10 +212,20 @@ def _end(find: Callable[[], Collection[int]], send: Callable[[int, dict[int, flo
         now = time.monotonic()
         if now >= deadline + _KILL_WAIT_S:
             return sorted(live)
-        if live:
-            send(signal.SIGKILL if now >= deadline else signal.SIGTERM, live)
+        for pid, started in live.items():
+            if now >= deadline:
+                _signal(pid, started, signal.SIGKILL)
+            elif (pid, started) not in told:
+                told.add((pid, started))
+                _signal(pid, started, signal.SIGTERM)
+                _signal(pid, started, signal.SIGCONT)
         time.sleep(pause)
         pause = min(pause * 2, 0.05)
+
+
+def end_marked(variable: str, value: str, grace_s: float = 0.0) -> list[int]:
+    """`end_processes`, of those that `marked` finds."""
+    return end_processes(lambda: marked(variable, value), grace_s)
 
 
 def _signal(pid: int, started: float, number: int) -> None:

@@ -1,4 +1,4 @@
-"""Files of others that are to be stored: an author's inputs, a task's outputs. May import errors.
+"""Files of others that are to be stored: an author's inputs, a task's outputs. May import model and errors.
 
 Both are opened without blocking, so that a named pipe is refused rather than waited for. What is wrong with an input is the
 user's to fix (UsageError); what is wrong with an output is the task's failure (BackendError).
@@ -11,6 +11,7 @@ import os
 import stat
 
 from sparkles.errors import BackendError, UsageError
+from sparkles.model import Artifact, Digest
 
 Signature = tuple[int, int, int]
 """(size, mtime in ns, inode): what a file looks like while nobody writes to it."""
@@ -19,6 +20,11 @@ Signature = tuple[int, int, int]
 def signature(found: os.stat_result) -> Signature:
     """The signature of a file that was looked at."""
     return (found.st_size, found.st_mtime_ns, found.st_ino)
+
+
+def artifact(name: str, digest: Digest, found: os.stat_result) -> Artifact:
+    """What a regular file that looked like `found` is stored as. Private: others may not read it."""
+    return Artifact(name, digest, found.st_size, bool(found.st_mode & 0o111), not found.st_mode & 0o004)
 
 
 def open_input(where: str, shown: str) -> tuple[int, os.stat_result]:

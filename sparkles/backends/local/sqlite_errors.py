@@ -58,8 +58,9 @@ def os_error(error: OSError, what: str, path: Path) -> BackendError:
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         why = f"{why}. Make it writable, or name another state folder (--state)"
     elif error.errno in (errno.ENOTDIR, errno.EEXIST):
-        blocking = next((each for each in (path, *path.parents) if each.exists() and not each.is_dir()), path)
-        why = f"{blocking} is not a folder. Move it away, or name another state folder (--state)"
+        blocking = next((each for each in (path, *path.parents) if os.path.lexists(each) and not each.is_dir()), path)
+        link = f"a link to {os.readlink(blocking)}, which is not" if blocking.is_symlink() else "not"
+        why = f"{blocking} is {link} a folder. Move it away, or name another state folder (--state)"
     return BackendError(f"cannot {what} {path}: {why}", what, str(path))
 
 

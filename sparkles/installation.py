@@ -1,0 +1,173 @@
+"""The composition root's first half: Settings -> the backends of one state folder. The only place that picks classes.
+
+Everything is built on first use, so that `sparkles runs` opens no more than the database. Surprise: the state folder is made only after
+`begin`, so that a command that only looks leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sparkles.backends.clock import SystemClock
+from sparkles.config import Settings
+from sparkles.engine.events import Noticed, Report
+from sparkles.engine.session import Ports
+from sparkles.engine.submitting import Defaults
+from sparkles.model import ProcessId
+
+if TYPE_CHECKING:
+    from sparkles.backends.local.db import Database
+    from sparkles.backends.local.fleet import ProcessFleet
+    from sparkles.engine.submitting import Submitter
+    from sparkles.ports import Blobs, JobStore, Notifier, RunStore
+
+
+class Installation:
+    """The backends of a state folder and the settings they came from."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._makes_state = False
+
+    # The state folder
+
+    def has_state(self) -> bool:
+        """Whether something was run here."""
+        from sparkles.backends.local import layout
+
+        return layout.exists(self.settings.state)
+
+    def check_state(self) -> str:
+        """For commands that list: "" where something was run here, else the sentence that says so.
+
+        Raises:
+            NotFound: --state names a folder that is no state folder.
+        """
+        from sparkles.backends.local import layout
+
+        if self.has_state():
+            return ""
+        error = layout.no_state(self.settings.state, self._named_by())
+        if self._named_by():
+            raise error
+        return str(error)
+
+    def _named_by(self) -> str:
+        source = self.settings.sources.get("state", "")
+        return source if source == "--state" else ""
+
+    def begin(self, report: Report, script: Path | None = None) -> None:
+        """Something is about to be run: from now on the state folder is made where it is missing. Says where the project's root is, where
+        that is not plain: it is neither the current folder nor the script's own."""
+        self._makes_state = True
+        root = self.settings.root
+        if root != Path.cwd() and (script is None or root != script.parent):
+            paths = "; a script's relative paths start there" if script is not None else ""
+            report(Noticed(text=f"project root: {root} ({self.settings.sources['root']}){paths}"))
+
+    def imagine_state(self) -> None:
+        """Empty stores in memory, for a plan where nothing was run yet."""
+        from sparkles.backends.memory import MemoryJobStore, MemoryRunStore
+        from sparkles.backends.memory_blobs import MemoryNotifier
+
+        self.runs, self.jobs, self.notifier = MemoryRunStore(), MemoryJobStore(), MemoryNotifier()
+
+    # Wiring
+
+    @functools.cached_property
+    def database(self) -> Database:
+        """The state folder's database, opened (and migrated) on first use. Raises NotFound where nothing was run here, unless `begin`
+        was called."""
+        from sparkles.backends.local import layout
+        from sparkles.backends.local.db import open_state
+
+        if not self._makes_state and not self.has_state():
+            raise layout.no_state(self.settings.state, self._named_by())
+        return open_state(self.settings.state)
+
+    @functools.cached_property
+    def runs(self) -> RunStore:
+        """Runs and steps."""
+        from sparkles.backends.local.run_store import SqliteRunStore
+
+        return SqliteRunStore(self.database)
+
+    @functools.cached_property
+    def jobs(self) -> JobStore:
+        """Jobs, tasks, claims, workers."""
+        from sparkles.backends.local.job_store import SqliteJobStore
+
+        return SqliteJobStore(self.database)
+
+    @functools.cached_property
+    def blobs(self) -> Blobs:
+        """Content and attempt folders."""
+        from sparkles.backends.local.blobs import DirectoryBlobs
+
+        return DirectoryBlobs(self.settings.state)
+
+    @functools.cached_property
+    def notifier(self) -> Notifier:
+        """Hints between the processes of this state folder."""
+        from sparkles.backends.local.notifier import FifoNotifier
+
+        return FifoNotifier(self.settings.state, f"driver-{os.getpid()}")
+
+    @functools.cached_property
+    def fleet(self) -> ProcessFleet:
+        """The worker processes of this driver."""
+        from sparkles.backends.local.fleet import ProcessFleet
+
+        return ProcessFleet(
+            self.settings.state,
+            self.jobs,
+            self.blobs,
+            self.clock,
+            cpu=self.settings.cpu,
+            memory_bytes=self.settings.memory_bytes,
+            lease_s=self.settings.lease_s,
+        )
+
+    @functools.cached_property
+    def clock(self) -> SystemClock:
+        """The machine's clock."""
+        return SystemClock()
+
+    @functools.cached_property
+    def driver(self) -> ProcessId:
+        """This process, as an owner of runs."""
+        from sparkles.backends.local.process import this_process
+
+        return this_process()
+
+    def ports(self) -> Ports:
+        """All six, for a session."""
+        return Ports(
+            runs=self.runs, jobs=self.jobs, blobs=self.blobs, fleet=self.fleet, notifier=self.notifier, clock=self.clock
+        )
+
+    def submitter(self, report: Report, *, serve: bool = True) -> Submitter:
+        """What creates jobs outside of runs (`sparkles sub`); without `serve` no worker is started."""
+        from sparkles.engine.files import RunFiles
+        from sparkles.engine.submitting import Submitter
+
+        files = RunFiles(self.settings.root, self.settings.state, self.blobs)
+        return Submitter(
+            self.jobs, self.blobs, self.fleet if serve else None, self.notifier, self.clock, files, report, self.defaults()
+        )
+
+    def defaults(self) -> Defaults:
+        """What jobs get where their author said nothing."""
+        settings = self.settings
+        return Defaults(settings.default_cpu, settings.default_memory_bytes, settings.default_timeout_s)
+
+    def close(self) -> None:
+        """Leaves no pipe and no connection behind; what was not opened is not opened for it."""
+        opened = vars(self)
+        if "notifier" in opened:
+            self.notifier.close()
+        if "database" in opened:
+            self.database.close()

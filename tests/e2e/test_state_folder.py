@@ -1,0 +1,207 @@
+"""The state folder, by the real command: who may read it, when it is made, where the project's root is, and what damage to it does."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.cli import SPARKLES, Project, environment
+from tests.support.needs import small_disk
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    project = Project(tmp_path / "project")
+    yield project
+    project.close()
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+# Who may read it
+
+COPIES = """\
+local made = run(JobBuilder("make")
+  :addFiles("key.pem", "plain.txt", "tool.sh")
+  :setCommandTemplate([[
+    stat -c %a . key.pem plain.txt tool.sh > modes
+    cat key.pem > key.copy; chmod 600 key.copy
+    cat plain.txt > open.copy; chmod 644 open.copy]])
+  :setOutputs{"modes", "key.copy", "open.copy"})
+local outputs = made.tasks[1].outputs
+local used = run(JobBuilder("use")
+  :addFiles(outputs["key.copy"], outputs["open.copy"])
+  :setCommandTemplate("stat -c %a key.copy open.copy > modes")
+  :setOutputs{"modes"})
+fetch(made, "made")
+fetch(used, "used")
+"""
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["made by sparkles", "made by hand"])
+def test_what_others_may_not_read_stays_so(project: Project, there: bool) -> None:
+    """Under the usual umask the state folder is its user's alone, or where it was there, all that is in it; copies are no wider than
+    their source, in tasks, in later tasks and in what is fetched."""
+    for name, wanted in (("key.pem", 0o600), ("plain.txt", 0o644), ("tool.sh", 0o700)):
+        project.write(name, f"content of {name}\n").chmod(wanted)
+    project.write("w.lua", COPIES)
+    state = project.folder / ".sparkles"
+    if there:
+        state.mkdir()
+        state.chmod(0o755)
+    project.run("run", "w.lua", umask=0o022)
+    assert mode(state) == (0o755 if there else 0o700)
+    others = [path for path in state.iterdir() if mode(path) & 0o077 and path.name != ".gitignore"]
+    assert others == []
+    for path in (state / "cas").rglob("*"):
+        assert path.is_dir() or mode(path) == 0o400
+    assert (project.folder / "made/1/modes").read_text().split() == ["755", "600", "644", "700"]
+    assert (project.folder / "used/1/modes").read_text().split() == ["600", "644"]
+    assert mode(project.folder / "made/1/key.copy") == 0o600
+    assert mode(project.folder / "made/1/open.copy") == 0o644
+
+
+def test_a_narrow_umask(project: Project) -> None:
+    """Everything works, and nothing is readable for others."""
+    project.write("plain.txt", "x\n")
+    project.write("w.lua", COPIES.replace('"key.pem", "plain.txt", "tool.sh"', '"plain.txt", {src="plain.txt", dst="key.pem"}'))
+    project.run("run", "w.lua", umask=0o077)
+    wide = [path for path in (project.folder / ".sparkles").rglob("*") if mode(path) & 0o077]
+    assert wide == []
+    assert os.listdir(project.folder / "made/1")
+
+
+# When it is made
+
+
+def everything(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("words", ["list", "runs", "status", "clean", "clean --yes", "doctor", "version", "workflows"])
+@pytest.mark.parametrize("json", [False, True], ids=["text", "json"])
+def test_looking_makes_nothing(project: Project, words: str, json: bool) -> None:
+    """Where nothing was run, commands that list say so on stderr and print nothing."""
+    done = project.run(*words.split(), *(["--json"] if json else []))
+    assert everything(project.folder) == []
+    if words.split()[0] in ("list", "runs", "status", "clean"):
+        assert done.stdout == ""
+        assert done.stderr == f"no state folder here: nothing was run yet (looked for {project.folder}/.sparkles/sparkles.db)\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("show LAST", "logs LAST", "fetch LAST out", "list LAST", "status LAST", "wait LAST", "watch LAST", "kill LAST"),
+        *("reset LAST", "clean LAST", "resume LAST", "replay LAST"),
+    ],
+)
+def test_what_needs_a_job_or_a_run_says_that_there_is_none(project: Project, words: str) -> None:
+    """And makes nothing."""
+    done = project.run(*words.split(), code=2)
+    assert "no state folder here: nothing was run yet" in done.stderr
+    assert everything(project.folder) == []
+
+
+def test_a_plan_makes_nothing(project: Project) -> None:
+    """Neither does a script that is not there, or one that is wrong from its first line."""
+    project.write("data.csv", "n\n1\n2\n")
+    project.write("w.lua", 'run(JobBuilder("j"):setCommandTemplate("echo {n}"):createTasksFor(readCsv("data.csv")))')
+    before = everything(project.folder)
+    assert "0 of 2 tasks reused, 2 would run" in project.run("plan", "w.lua").stdout
+    assert [step["tasksNew"] for step in project.json("plan", "w.lua")] == [0, 2, 0]
+    project.run("run", "v.lua", code=2)
+    project.run("sub", "--dry-run", "--csv", "data.csv", "--", "echo {n}")
+    assert everything(project.folder) == before
+
+
+@pytest.mark.parametrize("words", ["list", "runs", "status", "clean", "show LAST", "logs LAST/1"])
+def test_a_state_folder_that_is_named_and_is_none(project: Project, words: str) -> None:
+    """An error that names it: a typing mistake would look like an empty project."""
+    other = project.folder / "other"
+    other.mkdir()
+    project.write("file", "")
+    for name, why in (("stat", "it is not there"), ("other", "it holds no sparkles.db")):
+        done = project.run("--state", name, *words.split(), code=2)
+        assert f"--state {project.folder}/{name}: expected a state folder of sparkles; {why}" in done.stderr
+    assert everything(project.folder) == ["file", "other"]
+
+
+def test_two_drivers_make_the_folder_at_once(project: Project) -> None:
+    """Eight of them: each run succeeds, and the folder is as one would have made it."""
+    started = [project.start("sub", "--seq", "2", "--", f"echo {number} {{i}}") for number in range(8)]
+    for process in started:
+        _, stderr = process.communicate(timeout=60)
+        assert process.returncode == 0, stderr
+    assert len(project.json("list")) == 8
+    assert mode(project.folder / ".sparkles") == 0o700
+
+
+def test_a_state_folder_behind_a_link(project: Project, tmp_path: Path) -> None:
+    """A link to a folder elsewhere is the state folder; one to nowhere is named."""
+    (project.folder / ".sparkles").symlink_to(tmp_path / "scratch")
+    done = project.run("sub", "--", "echo x", code=3)
+    assert f"cannot make the state folder {project.folder}/.sparkles" in done.stderr
+    assert f"a link to {tmp_path}/scratch" in done.stderr
+    (tmp_path / "scratch").mkdir()
+    project.run("sub", "--", "echo x")
+    assert (tmp_path / "scratch" / "sparkles.db").is_file()
+    assert len(project.json("list")) == 1
+
+
+# Where the root is
+
+
+def test_a_root_far_above_is_named(project: Project, tmp_path: Path) -> None:
+    """Once by each command that runs something, where it is neither the current folder nor the script's own; never by those that look."""
+    project.run("sub", "--", "true")
+    deep = Project(project.folder / "a" / "b")
+    project.write("above.txt", "x")
+    deep.write("w.lua", 'log("%s", readText("above.txt")); fail("stop")')
+    line = f"project root: {project.folder} (it has .sparkles)"
+    for words, code in ((["run", "w.lua"], 1), (["resume", "LAST"], 1), (["sub", "--", "true"], 0)):
+        assert deep.run(*words, code=code).stderr.count(line) == 1
+    for words in (["list"], ["runs"], ["status"]):
+        assert line not in deep.run(*words).stderr
+    assert "project root" not in project.run("run", "a/b/w.lua", code=1).stderr
+    project.write("own.lua", 'log("%s", readText("above.txt"))')
+    assert "project root" not in deep.run("run", "../../own.lua").stderr
+
+
+@pytest.mark.parametrize("how", ["--state", "SPARKLES_HOME"])
+def test_another_state_folder_does_not_move_the_root(project: Project, tmp_path: Path, how: str) -> None:
+    """A script's paths start where they always do."""
+    project.write("in.txt", "here\n")
+    project.write("w.lua", 'log("%s", readText("in.txt")); writeText("out.txt", "x"); shell("pwd > where")')
+    state = str(tmp_path / "elsewhere" / "state")
+    words, env = (["--state", state], {}) if how == "--state" else ([], {"SPARKLES_HOME": state})
+    project.run(*words, "run", "w.lua", env=env)
+    assert (project.folder / "out.txt").exists()
+    assert (project.folder / "where").read_text().strip() == str(project.folder)
+    assert not (project.folder / ".sparkles").exists()
+    assert (tmp_path / "elsewhere" / "state" / "sparkles.db").exists()
+    assert not (tmp_path / "elsewhere" / "out.txt").exists()
+
+
+def test_a_project_that_cannot_be_written(project: Project) -> None:
+    """The sentence names the folder and the way out, which works."""
+    with small_disk(project.folder / "disk", 1 << 20) as disk:
+        (disk / "w.lua").write_text('log("well")')
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        env = environment(project.folder)
+        how = {"cwd": disk, "env": env, "capture_output": True, "text": True, "timeout": 60, "check": False}
+        done = subprocess.run([SPARKLES, "run", "w.lua"], **how)
+        assert done.returncode == 3
+        assert f"cannot make the state folder {disk}/.sparkles: Read-only file system" in done.stderr
+        assert "name another state folder (--state)" in done.stderr
+        assert subprocess.run([SPARKLES, "list"], **how).returncode == 0
+        assert subprocess.run([SPARKLES, "--state", str(project.folder / "s"), "run", "w.lua"], **how).stdout == "well\n"
