@@ -281,5 +281,5 @@ class App(Installation):
         """Puts in order what dead workers left: surviving processes are ended, finished tasks recorded, the others given back."""
         from sparkles.backends.local.recovery import recover
 
-        for sentence in recover(self.jobs, self.blobs, self.clock):
+        for sentence in recover(self.jobs, self.workspace, self.clock):
             report(Noticed(text=sentence))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sparkles.backends.local.db import Database
     from sparkles.backends.local.fleet import ProcessFleet
     from sparkles.engine.submitting import Submitter
-    from sparkles.ports import Blobs, JobStore, Notifier, RunStore
+    from sparkles.ports import Blobs, JobStore, Notifier, RunStore, Workspace
 
 
 class Installation:
@@ -103,11 +103,16 @@ class Installation:
         return SqliteJobStore(self.database)
 
     @functools.cached_property
-    def blobs(self) -> Blobs:
-        """Content and attempt folders."""
+    def workspace(self) -> Workspace:
+        """Content and the folders of attempts on this machine."""
         from sparkles.backends.local.blobs import DirectoryBlobs
 
         return DirectoryBlobs(self.settings.state)
+
+    @property
+    def blobs(self) -> Blobs:
+        """Content and logs."""
+        return self.workspace
 
     @functools.cached_property
     def notifier(self) -> Notifier:
@@ -119,16 +124,17 @@ class Installation:
     @functools.cached_property
     def fleet(self) -> ProcessFleet:
         """The worker processes of this driver."""
-        from sparkles.backends.local.fleet import ProcessFleet
+        from sparkles.backends.local.pool import local_fleet
 
-        return ProcessFleet(
-            self.settings.state,
+        settings = self.settings
+        return local_fleet(
+            settings.state,
             self.jobs,
-            self.blobs,
+            self.workspace,
             self.clock,
-            cpu=self.settings.cpu,
-            memory_bytes=self.settings.memory_bytes,
-            lease_s=self.settings.lease_s,
+            cpu=settings.cpu,
+            memory_bytes=settings.memory_bytes,
+            lease_s=settings.lease_s,
         )
 
     @functools.cached_property

@@ -285,7 +285,7 @@ class Content(Protocol):
 
 
 class Blobs(Content, Protocol):
-    """Content-addressed files, and the folders of attempts with their logs and outputs.
+    """Content-addressed files, and the logs of attempts: what a driver needs.
 
     Names that come from outside never become paths unchecked.
     """
@@ -293,7 +293,8 @@ class Blobs(Content, Protocol):
     def place(
         self, digest: Digest, target: Path, *, executable: bool = False, private: bool = False, link: bool = False
     ) -> None:
-        """Makes `target` (its folder exists) a writable copy of the content, hash-checked, or with `link` a read-only link.
+        """Makes `target` (its folder exists) a writable copy of the content, hash-checked, or with `link`, where content is on this
+        machine, a read-only link.
 
         Its mode is what the umask leaves of 0666, with `executable` 0777; of a `private` one only the user's part.
 
@@ -301,6 +302,28 @@ class Blobs(Content, Protocol):
             NotFound, Damaged: As `read`; damaged content is set aside so that it can be stored anew.
             StorageFull: `target` is not left half-written.
         """
+
+    def settle(self) -> None:
+        """Waits until everything that was put is stored; to be called before a job that needs it is made. Raises what kept it from that."""
+
+    def locate(self, ref: AttemptRef) -> str:
+        """Where the attempt's files are, for people: a path or a URL."""
+
+    def read_log(self, ref: AttemptRef, offset: int = 0, limit: int | None = None) -> bytes:
+        """Bytes of output.log from `offset`; a negative offset counts from the end. Empty where there is no log (yet)."""
+
+    def log_size(self, ref: AttemptRef) -> int:
+        """Bytes of output.log so far; 0 where there is none."""
+
+    def delete_job(self, job_id: str, keep: Collection[AttemptRef] = ()) -> int:
+        """Removes a job's attempts except those in `keep`. Returns the bytes freed."""
+
+    def sweep(self, keep: Collection[Digest], older_than_s: float) -> tuple[int, int]:
+        """Removes content that is not in `keep` and was stored or asked for at least `older_than_s` ago. Returns (files, bytes)."""
+
+
+class Workspace(Blobs, Protocol):
+    """Blobs on the machine where tasks run: the folders of attempts, with their logs and outputs."""
 
     def collect(self, path: Path, name: str) -> Artifact:
         """Moves a task's output into the store and returns what it is now known by. `path` may be gone afterwards."""
@@ -313,15 +336,6 @@ class Blobs(Content, Protocol):
 
     def publish(self, ref: AttemptRef, outputs: Sequence[Artifact]) -> None:
         """Makes collected outputs appear, read-only, under the attempt's `outputs/`."""
-
-    def read_log(self, ref: AttemptRef, offset: int = 0, limit: int | None = None) -> bytes:
-        """Bytes of output.log from `offset`; a negative offset counts from the end. Empty where there is no log (yet)."""
-
-    def delete_job(self, job_id: str, keep: Collection[AttemptRef] = ()) -> int:
-        """Removes a job's attempt folders except those in `keep`. Returns the bytes freed."""
-
-    def sweep(self, keep: Collection[Digest], older_than_s: float) -> tuple[int, int]:
-        """Removes content that is not in `keep` and was stored or asked for at least `older_than_s` ago. Returns (files, bytes)."""
 
 
 class Fleet(Protocol):

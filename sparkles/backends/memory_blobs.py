@@ -20,7 +20,7 @@ from sparkles.backends.wakeup import WakeupPipe
 from sparkles.digest import of_bytes
 from sparkles.errors import BackendError, Damaged, NotFound, UsageError
 from sparkles.model import Artifact, AttemptRef, Digest
-from sparkles.ports import Blobs, Notifier
+from sparkles.ports import Notifier, Workspace
 
 
 class MemoryBlobs:
@@ -110,6 +110,12 @@ class MemoryBlobs:
         check_ref(ref)
         return self._root / "jobs" / ref.job / str(ref.index) / f"a{ref.attempt}"
 
+    def settle(self) -> None:
+        pass  # what is put is stored when `put` returns
+
+    def locate(self, ref: AttemptRef) -> str:
+        return str(self.folder(ref))
+
     def publish(self, ref: AttemptRef, outputs: Sequence[Artifact]) -> None:
         for output in outputs:
             check_artifact_name(output.name, "publish")
@@ -127,6 +133,9 @@ class MemoryBlobs:
             return b""
         first = max(0, len(data) + offset) if offset < 0 else offset
         return data[first:] if limit is None else data[first : first + limit]
+
+    def log_size(self, ref: AttemptRef) -> int:
+        return len(self.read_log(ref))
 
     def delete_job(self, job_id: str, keep: Collection[AttemptRef] = ()) -> int:
         check_job_id(job_id)
@@ -192,5 +201,5 @@ class MemoryNotifier:
         self._pipe.close()
 
 
-def _conform(blobs: MemoryBlobs, notifier: MemoryNotifier) -> tuple[Blobs, Notifier]:
+def _conform(blobs: MemoryBlobs, notifier: MemoryNotifier) -> tuple[Workspace, Notifier]:
     return blobs, notifier

@@ -78,11 +78,7 @@ def _last(app: App, ref: AttemptRef, lines: int) -> int:
 
 
 def _size(app: App, ref: AttemptRef) -> int:
-    path = app.blobs.folder(ref) / "output.log"
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
+    return app.blobs.log_size(ref)
 
 
 def _follow(app: App, job_id: str, index: int, ref: AttemptRef | None, offset: int) -> None:

@@ -239,7 +239,7 @@ def _show_task(app: App, of: TaskOf, as_json: bool) -> None:
     if as_json:
         render.json_line(value)
         return
-    folder = app.blobs.folder(task.origin) if task.origin is not None else None
+    folder = app.blobs.locate(task.origin) if task.origin is not None else ""
     render.fields(
         (
             ("task", f"{job_id}/{of.index}"),
@@ -252,7 +252,7 @@ def _show_task(app: App, of: TaskOf, as_json: bool) -> None:
             ("environment", render.params(spec.env)),
             ("reused from", value["reusedFrom"]),
             ("results", _shown(value["results"]) if value["results"] is not None else ""),
-            ("folder", folder if folder is not None and folder.is_dir() else ""),
+            ("folder", folder),
         )
     )
     if files:
@@ -294,5 +294,5 @@ def _attempt_value(app: App, attempt: Attempt) -> dict[str, Any]:
         "seconds": (attempt.ended_at_ms - attempt.started_at_ms) / 1000 if attempt.started_at_ms else 0.0,
         "cpuSeconds": attempt.cpu_s,
         "peakMemory": attempt.peak_memory_bytes,
-        "folder": str(app.blobs.folder(attempt.ref)),
+        "folder": app.blobs.locate(attempt.ref),
     }

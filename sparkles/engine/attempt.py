@@ -22,7 +22,7 @@ import msgspec
 from sparkles import digest
 from sparkles.errors import BackendError, NotFound, StorageFull
 from sparkles.model import Attempt, Claim, FailureClass, JobSpec
-from sparkles.ports import Blobs
+from sparkles.ports import Workspace
 
 SCRIPT_ABOVE = 100_000
 """A command text longer than this is run from a file: one argument of execve holds 128 KiB on Linux."""
@@ -169,7 +169,7 @@ def _marked(path: str) -> bool:
     return hasattr(os, "listxattr") and bool(os.listxattr(path))
 
 
-def place_inputs(claim: Claim, folder: str, blobs: Blobs) -> None:
+def place_inputs(claim: Claim, folder: str, blobs: Workspace) -> None:
     """Puts the task's inputs into its scratch directory.
 
     Raises:

@@ -20,7 +20,7 @@ from sparkles.engine.capacity import size
 from sparkles.engine.runner import Cause, Ended, signal_name
 from sparkles.errors import BackendError, SpecError, StorageFull, UsageError
 from sparkles.model import Artifact, Claim, FailureClass, JobSpec
-from sparkles.ports import Blobs
+from sparkles.ports import Workspace
 
 RESULTS_LIMIT = 16 << 20
 TAIL_LINES, TAIL_BYTES = 20, 8192
@@ -89,7 +89,7 @@ def read_results(folder: str) -> str | None:
         raise AttemptFailed(FailureClass.OUTPUT, f"results.json is not JSON: {error}") from error
 
 
-def collect_outputs(spec: JobSpec, claim: Claim, folder: str, blobs: Blobs) -> tuple[Artifact, ...]:
+def collect_outputs(spec: JobSpec, claim: Claim, folder: str, blobs: Workspace) -> tuple[Artifact, ...]:
     """Moves what the task was to leave into the store, and shows it under outputs/.
 
     A pattern without wildcards names a file whatever it is; wildcards pass over the task's own inputs and over links.
@@ -134,7 +134,7 @@ def collect_outputs(spec: JobSpec, claim: Claim, folder: str, blobs: Blobs) -> t
     return tuple(artifacts)
 
 
-def changed_inputs(claim: Claim, blobs: Blobs) -> str:
+def changed_inputs(claim: Claim, blobs: Workspace) -> str:
     """The sentence that names a linked input that the task changed, or ""."""
     for file in claim.spec.files:
         if file.link and not blobs.verify_linked(file.digest):

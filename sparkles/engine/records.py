@@ -14,7 +14,7 @@ from sparkles.engine.capacity import Amount
 from sparkles.engine.runner import Ended
 from sparkles.errors import BackendError
 from sparkles.model import Artifact, Attempt, Claim, FailureClass, WorkerId
-from sparkles.ports import Blobs, Clock
+from sparkles.ports import Clock, Workspace
 
 
 class HeldTask:
@@ -33,7 +33,7 @@ class HeldTask:
 class Records:
     """Makes the records of one worker's attempts."""
 
-    def __init__(self, worker: WorkerId, blobs: Blobs, clock: Clock) -> None:
+    def __init__(self, worker: WorkerId, blobs: Workspace, clock: Clock) -> None:
         self._worker, self._blobs, self._clock = worker, blobs, clock
 
     def conclude(self, task: HeldTask, ended: Ended) -> Attempt:

@@ -25,7 +25,7 @@ from sparkles.engine.runner import Ended, Launch, Runner, StartFailed
 from sparkles.errors import BackendError, NotFound, StorageFull
 from sparkles.model import Attempt, Claim, FailureClass, Finish, TaskState
 from sparkles.model import Worker as WorkerRow
-from sparkles.ports import Blobs, Clock, JobStore, Notifier
+from sparkles.ports import Clock, JobStore, Notifier, Workspace
 
 BATCH = 32
 MOST_RUNNING = 400
@@ -61,7 +61,7 @@ class Worker:
         row: WorkerRow,
         *,
         jobs: JobStore,
-        blobs: Blobs,
+        blobs: Workspace,
         notifier: Notifier,
         clock: Clock,
         runner: Runner,

@@ -15,7 +15,7 @@ import pytest
 from sparkles.backends.local import process
 from sparkles.backends.local.blobs import DirectoryBlobs
 from sparkles.backends.local.db import open_state
-from sparkles.backends.local.fleet import QUICK_DEATHS, ProcessFleet
+from sparkles.backends.local.fleet import QUICK_DEATHS
 from sparkles.backends.local.job_store import SqliteJobStore
 from sparkles.backends.local.recovery import StallWatch, recover
 from sparkles.engine.retry import LOSS_BUDGET
@@ -33,7 +33,7 @@ def place(tmp_path):
 
 @pytest.fixture
 def fleet(place):
-    fleet = ProcessFleet(place.state, place.jobs, place.blobs, place.clock, cpu=2, lease_s=1.0, beat_s=0.1, grace_s=0.4)
+    fleet = local_fleet(place.state, place.jobs, place.blobs, place.clock, cpu=2, lease_s=1.0, beat_s=0.1, grace_s=0.4)
     yield fleet
     fleet.stop("p")
     assert fleet.wait_gone("p", 10)
@@ -363,9 +363,9 @@ DRIVER = """
 import sys, time
 from pathlib import Path
 from tests.support.worker import Place
-from sparkles.backends.local.fleet import ProcessFleet
+from sparkles.backends.local.pool import local_fleet
 place = Place(Path(sys.argv[1]))
-fleet = ProcessFleet(place.state, place.jobs, place.blobs, place.clock, cpu=2, beat_s=0.1)
+fleet = local_fleet(place.state, place.jobs, place.blobs, place.clock, cpu=2, beat_s=0.1)
 if sys.argv[2] == "detach":
     fleet.start_detached("p")
 else:

@@ -89,14 +89,22 @@ class Bucket:
 
         return self._trying(call, name)
 
-    def put_file(self, name: str, path: Path) -> bool:
-        """Writes a file's bytes to a new object; False where there was one."""
+    def put_stream(self, name: str, stream: Any, size: int) -> bool:
+        """Writes what a stream of `size` bytes gives to a new object, in chunks; False where there was one."""
 
         def call() -> bool:
+            stream.seek(0)
             blob = self._blob(name)
             blob.chunk_size = CHUNK_BYTES
             try:
-                blob.upload_from_filename(path, "application/octet-stream", if_generation_match=0, timeout=CALL_S, retry=None)
+                blob.upload_from_file(
+                    stream,
+                    size=size,
+                    content_type="application/octet-stream",
+                    if_generation_match=0,
+                    timeout=CALL_S,
+                    retry=None,
+                )
             except api_errors.PreconditionFailed:
                 return False
             return True
@@ -131,12 +139,26 @@ class Bucket:
 
     def size(self, name: str) -> int | None:
         """Bytes of the object; None where there is none."""
+        blob = self._facts(name)
+        return None if blob is None else int(blob.size)
 
-        def call() -> int | None:
-            blob = self._bucket.get_blob(self.prefix + name, timeout=CALL_S, retry=None)
-            return None if blob is None else int(blob.size)
+    def age_s(self, name: str) -> float | None:
+        """Seconds since the object was written or touched, by this machine's clock; None where there is none."""
+        blob = self._facts(name)
+        return None if blob is None else time.time() - (blob.updated.timestamp() if blob.updated else 0.0)
 
-        return self._trying(call, name)
+    def touch(self, name: str) -> None:
+        """Makes the object count as written now."""
+
+        def call() -> None:
+            blob = self._blob(name)
+            blob.metadata = {"asked": str(int(time.time()))}
+            blob.patch(timeout=CALL_S, retry=None)
+
+        self._trying(call, name)
+
+    def _facts(self, name: str) -> Any:
+        return self._trying(lambda: self._bucket.get_blob(self.prefix + name, timeout=CALL_S, retry=None), name)
 
     def listing(self, below: str) -> Iterator[tuple[str, int, float]]:
         """(name, bytes, when it was written in seconds since the epoch) of the objects whose names begin with `below`, in order."""

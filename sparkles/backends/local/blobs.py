@@ -15,7 +15,7 @@ from sparkles.backends.local.content import ContentStore
 from sparkles.backends.local.copying import storage_error
 from sparkles.backends.names import check_artifact_name, check_digest, check_job_id, check_ref
 from sparkles.model import Artifact, AttemptRef
-from sparkles.ports import Blobs
+from sparkles.ports import Workspace
 
 
 class DirectoryBlobs(ContentStore):
@@ -28,6 +28,12 @@ class DirectoryBlobs(ContentStore):
 
     def folder(self, ref: AttemptRef) -> Path:
         return Path(self._folder(ref))
+
+    def settle(self) -> None:
+        pass  # what is put is stored when `put` returns
+
+    def locate(self, ref: AttemptRef) -> str:
+        return str(self.folder(ref))
 
     def publish(self, ref: AttemptRef, outputs: Sequence[Artifact]) -> None:
         if not outputs:
@@ -60,6 +66,12 @@ class DirectoryBlobs(ContentStore):
             return b""
         except OSError as error:
             raise storage_error(error, "read log", path) from error
+
+    def log_size(self, ref: AttemptRef) -> int:
+        try:
+            return os.stat(os.path.join(self._folder(ref), "output.log")).st_size
+        except OSError:
+            return 0
 
     def delete_job(self, job_id: str, keep: Collection[AttemptRef] = ()) -> int:
         check_job_id(job_id)
@@ -104,5 +116,5 @@ def _delete(path: str, kept: Collection[str]) -> int:
     return freed
 
 
-def _conforms(blobs: DirectoryBlobs) -> Blobs:
+def _conforms(blobs: DirectoryBlobs) -> Workspace:
     return blobs

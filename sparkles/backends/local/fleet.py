@@ -1,4 +1,5 @@
-"""The worker processes of one driver. Keeps the promises of the Fleet port; may import ports, model and recovery.
+"""The worker processes of one driver. Keeps the promises of the Fleet port; may import ports and model. What a worker's command is, and
+how the tasks of a dead one are put in order, it is told: local workers and consume are both started this way.
 
 A worker is a child in a session of its own, so that Ctrl-C in the terminal reaches the driver alone. Its standard input is a pipe
 whose other end only the driver holds: when the driver dies, however it dies, the worker reads end of file and drains.
@@ -10,13 +11,12 @@ import os
 import secrets
 import signal
 import subprocess
-import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from sparkles.backends.local.recovery import StallWatch, recover
 from sparkles.errors import BackendError
 from sparkles.model import WorkerId
-from sparkles.ports import Blobs, Clock, Fleet, JobStore
+from sparkles.ports import Clock, Fleet, JobStore
 
 QUICK_S = 5.0
 QUICK_DEATHS = 3
@@ -40,26 +40,26 @@ class ProcessFleet:
 
     def __init__(
         self,
-        state: Path,
+        folder: Path,
         jobs: JobStore,
-        blobs: Blobs,
         clock: Clock,
+        command: Callable[[str, WorkerId], list[str]],
+        recover: Callable[[], list[str]],
         *,
-        cpu: float | None = None,
-        memory_bytes: int | None = None,
         lease_s: float = 60.0,
-        beat_s: float | None = None,
-        grace_s: float | None = None,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
-        """`cpu`, `memory_bytes`: what workers of this host may use together (None: the machine's). `lease_s`: how long a heartbeat may
-        stand still. `beat_s`, `grace_s`: None: the worker's own."""
-        self._state = Path(os.path.abspath(state))
-        self._jobs, self._blobs, self._clock = jobs, blobs, clock
-        self._options: list[str] = []
-        for name, value in (("--cpu", cpu), ("--memory", memory_bytes), ("--beat", beat_s), ("--grace", grace_s)):
-            if value is not None:
-                self._options += [name, str(value)]
-        self._watch = StallWatch(clock, lease_s)
+        """
+        Args:
+            folder: Where workers' own logs go.
+            command: The program and arguments of a worker, from its pool and id; the fleet adds --until-empty for a detached one.
+            recover: Puts in order what dead workers left, and says for each what that was.
+            lease_s: How long a heartbeat may stand still: how often to look is made of it.
+            environ: Their environment (default: this process's).
+        """
+        self._folder = Path(os.path.abspath(folder))
+        self._jobs, self._clock, self._command, self._recover = jobs, clock, command, recover
+        self._environ = environ
         self._check_s = min(_CHECK_S, lease_s / 4)
         self._next_check = clock.monotonic() + self._check_s
         self._serving: dict[str, _Process] = {}
@@ -125,7 +125,7 @@ class ProcessFleet:
                 return False
             leaving.pop()
             if code != 0:
-                recover(self._jobs, self._blobs, self._clock, is_stalled=self._watch)
+                self._recover()
         return pool not in self._serving
 
     def _check(self) -> None:
@@ -133,13 +133,13 @@ class ProcessFleet:
         now = self._clock.monotonic()
         if now >= self._next_check:
             self._next_check = now + self._check_s
-            recover(self._jobs, self._blobs, self._clock, is_stalled=self._watch)
+            self._recover()
 
     def _bury(self, pool: str, dead: _Process) -> None:
         """After a worker's end: puts its tasks in order; raises BackendError where workers die again and again for nothing."""
         dead.hang_up()
         code = dead.child.returncode
-        settled = recover(self._jobs, self._blobs, self._clock, is_stalled=self._watch)
+        settled = self._recover()
         if code == 0 or settled or self._clock.monotonic() - dead.started > QUICK_S:
             self._quick_deaths[pool] = 0
             return
@@ -155,21 +155,8 @@ class ProcessFleet:
 
     def _start(self, pool: str, *, detached: bool = False) -> _Process:
         worker = WorkerId(f"w-{secrets.token_hex(4)}")
-        log = self._state / "workers" / f"{worker}.log"
-        program = Path(__file__).parents[2] / "worker_process.py"
-        # -P: the driver's folder may hold a queue.py or a select.py that is not Python's.
-        command = [
-            sys.executable,
-            "-P",
-            str(program),
-            "--state",
-            str(self._state),
-            "--pool",
-            pool,
-            "--id",
-            worker,
-            *self._options,
-        ]
+        log = self._folder / f"{worker}.log"
+        command = self._command(pool, worker)
         if detached:
             command.append("--until-empty")
         try:
@@ -181,6 +168,7 @@ class ProcessFleet:
                     stdout=output,
                     stderr=output,
                     start_new_session=True,
+                    env=self._environ,
                 )
         except OSError as error:
             raise BackendError(

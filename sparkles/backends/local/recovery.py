@@ -15,7 +15,7 @@ from sparkles.engine import attempt as files
 from sparkles.engine import outputs, retry
 from sparkles.errors import Conflict, NotFound
 from sparkles.model import Attempt, Claim, FailureClass, Finish, Worker
-from sparkles.ports import Blobs, Clock, JobStore
+from sparkles.ports import Clock, JobStore, Workspace
 
 GRACE_S = 2.0
 """What a surviving program has between SIGTERM and SIGKILL: its result is lost already, so less than an orderly stop gives."""
@@ -39,7 +39,7 @@ class StallWatch:
 
 
 def recover(
-    jobs: JobStore, blobs: Blobs, clock: Clock, *, is_stalled: Callable[[Worker], bool] = lambda worker: False
+    jobs: JobStore, blobs: Workspace, clock: Clock, *, is_stalled: Callable[[Worker], bool] = lambda worker: False
 ) -> list[str]:
     """Recovers every worker that is dead, or that `is_stalled` says stands still: that one is killed first.
 
@@ -57,7 +57,7 @@ def recover(
     return sentences
 
 
-def _recover_one(worker: Worker, jobs: JobStore, blobs: Blobs, clock: Clock, is_stalled: Callable[[Worker], bool]) -> str:
+def _recover_one(worker: Worker, jobs: JobStore, blobs: Workspace, clock: Clock, is_stalled: Callable[[Worker], bool]) -> str:
     state = process.liveness(worker.process)
     where = f"worker {worker.id} (pid {worker.process.pid} on {worker.process.host})"
     how = "died"
@@ -111,7 +111,7 @@ def _end_all(worker: Worker) -> list[int]:
     return process.end_processes(survivors, grace_s=GRACE_S)
 
 
-def _settle(worker: Worker, how: str, jobs: JobStore, blobs: Blobs, clock: Clock) -> tuple[int, int, int]:
+def _settle(worker: Worker, how: str, jobs: JobStore, blobs: Workspace, clock: Clock) -> tuple[int, int, int]:
     """Ends the worker's claims. Returns how many were recorded, given back and lost by this call."""
     unstarted: list[Claim] = []
     finishes: list[tuple[Finish, str]] = []
