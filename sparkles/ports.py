@@ -201,6 +201,9 @@ class JobStore(Protocol):
     def list_attempts(self, job_id: str, index: int) -> list[Attempt]:
         """The ended attempts of one task, oldest first."""
 
+    def list_outputs(self, job_id: str) -> dict[int, list[Digest]]:
+        """The content of the outputs of the job's succeeded tasks, their own or reused, by index; tasks without any are left out."""
+
     def list_digests(self) -> set[Digest]:
         """Every digest that a stored task's input or a stored attempt's output refers to: content that must be kept."""
 

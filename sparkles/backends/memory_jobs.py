@@ -196,6 +196,14 @@ class MemoryJobStore(MemoryWorkers):
             found = [attempt for ref, attempt in self._attempts.items() if (ref.job, ref.index) == (job_id, index)]
         return sorted(found, key=lambda attempt: attempt.ref.attempt)
 
+    def list_outputs(self, job_id: str) -> dict[int, list[Digest]]:
+        """See ports.JobStore."""
+        found = {}
+        for outcome in self.list_outcomes(job_id, states={TaskState.SUCCEEDED}):
+            if outcome.attempt is not None and outcome.attempt.outputs:
+                found[outcome.task.index] = [output.digest for output in outcome.attempt.outputs]
+        return found
+
     def list_digests(self) -> set[Digest]:
         """See ports.JobStore."""
         with self._lock:

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from sparkles import digest
-from sparkles.errors import BackendError, NotFound, StorageFull
+from sparkles.errors import BackendError, Damaged, NotFound, StorageFull
 from sparkles.model import Attempt, Claim, FailureClass, JobSpec
 from sparkles.ports import Workspace
 
@@ -189,11 +189,11 @@ def place_inputs(claim: Claim, folder: str, blobs: Workspace) -> None:
             blobs.place(file.digest, Path(target), executable=file.executable, private=file.private, link=file.link)
         except StorageFull as error:
             raise AttemptFailed(FailureClass.DISK, f"input {file.dst}: {error}") from error
-        except NotFound as error:
+        except (NotFound, Damaged) as error:
             source = f" ({file.src})" if file.src else ""
-            raise AttemptFailed(
-                FailureClass.STAGING, f"input {file.dst}{source} is not in the store any more: {error}"
-            ) from error
+            what = "is damaged" if isinstance(error, Damaged) else "is not in the store any more"
+            reason = f"input {file.dst}{source} {what}: {error}. Run the same command again: it is stored anew, or made again"
+            raise AttemptFailed(FailureClass.STAGING, reason) from error
         except BackendError as error:
             raise AttemptFailed(FailureClass.STAGING, f"input {file.dst}: {error}") from error
         except OSError as error:

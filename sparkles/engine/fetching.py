@@ -17,7 +17,7 @@ from sparkles.engine.commands import Answer, Done, Fetch, Raised, StepError, ref
 from sparkles.engine.files import RunFiles
 from sparkles.engine.journal import Journal
 from sparkles.engine.replay import Reuse, decide
-from sparkles.errors import NotFound, StorageFull, UsageError
+from sparkles.errors import Damaged, NotFound, StorageFull, UsageError
 from sparkles.model import Artifact, AttemptRef, Json, TaskState
 from sparkles.ports import Blobs, JobStore, Outcome
 
@@ -66,7 +66,7 @@ def bring(
             continue
         folder = dest / str(task.index)
         for output in attempt.outputs:
-            written += _bring(blobs, output, folder / output.name, only_count)
+            written += _bring(blobs, output, attempt.ref, folder / output.name, only_count)
         if attempt.results is not None:
             written += _write(folder / "results.json", attempt.results.encode(), only_count)
         written += _bring_log(blobs, attempt.ref, folder / "output.log", only_count, always=task.state is TaskState.FAILED)
@@ -80,7 +80,7 @@ def scalars(params: dict[str, object]) -> dict[str, Json]:
     return {key: value for key, value in params.items() if isinstance(value, str | int | float | bool)}
 
 
-def _bring(blobs: Blobs, output: Artifact, target: Path, only_count: bool) -> int:
+def _bring(blobs: Blobs, output: Artifact, made_by: AttemptRef, target: Path, only_count: bool) -> int:
     if target.is_file() and target.stat().st_size == output.size_bytes and _sha256(target) == output.digest:
         return 0
     if only_count:
@@ -90,6 +90,10 @@ def _bring(blobs: Blobs, output: Artifact, target: Path, only_count: bool) -> in
     try:
         blobs.place(output.digest, temporary, executable=output.executable, private=output.private)
         temporary.replace(target)
+    except (Damaged, NotFound) as error:
+        task = f"{made_by.job}/{made_by.index}"
+        message = f"output {output.name} of {task}: {error.message}; `sparkles reset {task}` makes it again"
+        raise type(error)(message, error.operation, error.resource) from error
     finally:
         temporary.unlink(missing_ok=True)
     return 1

@@ -160,7 +160,6 @@ class RunFiles:
         except (KeyError, TypeError, ValueError):
             raise UsageError("expected a path or an artifact of an earlier task (result.tasks[i].outputs[name])") from None
         if self._blobs.missing([artifact.digest]):
-            raise UsageError(
-                f"{ref.get('job')}/{ref.get('index')}: output {artifact.name} is not stored any more (cleaned?); run its job again"
-            )
+            task = f"{ref.get('job')}/{ref.get('index')}"
+            raise UsageError(f"{task}: output {artifact.name} is not stored any more; `sparkles reset {task}` makes it again")
         return artifact

@@ -14,7 +14,7 @@ from sparkles.engine.events import Noticed, Progressed, Report
 from sparkles.engine.journal import Asking, Journal
 from sparkles.errors import NotFound
 from sparkles.model import Counts, JobId, Json, TaskState
-from sparkles.ports import Clock, JobStore
+from sparkles.ports import Clock, Content, JobStore
 
 LEAST_PACE_S = 0.05
 """Hints arrive with every batch of commits (50 ms); counting more often shows nothing more."""
@@ -56,6 +56,7 @@ class WaitSteps:
     def __init__(
         self,
         store: JobStore,
+        blobs: Content,
         journal: Journal,
         clock: Clock,
         report: Report,
@@ -74,11 +75,13 @@ class WaitSteps:
             keep_failed: Not even then.
         """
         self._store = store
+        self._blobs = blobs
         self._journal = journal
         self._clock = clock
         self._report = report
         self._serve = serve
         self._to_reset = set() if keep_failed else set(earlier)
+        self._to_check = set(earlier)
         self._run = run
         self._open: set[str] = set()
         self._open_at = 0.0
@@ -93,6 +96,7 @@ class WaitSteps:
                 self._store.get_job(job_id)
             except NotFound as error:
                 return refused(error)
+        self._make_again(command.jobs)
         replayed = self._journal.replayed(asking)
         if replayed is not None and asking.recorded is not None and asking.recorded.value is not None:
             if digest.parse(asking.recorded.value)["outcome"] == self._outcome(command.jobs):
@@ -113,6 +117,24 @@ class WaitSteps:
                 if count:
                     self._report(Noticed(text=f"{job_id}: {count} failed or cancelled tasks are tried again"))
                     self._serve()
+
+    def _make_again(self, job_ids: tuple[str, ...]) -> None:
+        """Tasks of earlier executions whose outputs are gone run again: what comes after this wait may need them. Looks at each job once,
+        and only whether its content is there; whether it is what it was shows when it is used, and damaged content is gone from then on.
+        """
+        for job_id in job_ids:
+            if job_id not in self._to_check:
+                continue
+            self._to_check.discard(job_id)
+            if not self._store.get_job(job_id).spec.outputs:
+                continue
+            outputs = self._store.list_outputs(job_id)
+            gone = self._blobs.missing({each for digests in outputs.values() for each in digests})
+            lost = [index for index, digests in outputs.items() if not gone.isdisjoint(digests)]
+            if lost and self._store.reset_tasks(job_id, {TaskState.SUCCEEDED}, lost):
+                which = f"task {lost[0]}" if len(lost) == 1 else f"{len(lost)} tasks (the first is {lost[0]})"
+                self._report(Noticed(text=f"{job_id}: outputs of {which} are not stored any more; they are made again"))
+                self._serve()
 
     def _outcome(self, job_ids: tuple[str, ...]) -> list[str]:
         return [self._store.state_digest(job_id) for job_id in job_ids]

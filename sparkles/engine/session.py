@@ -101,6 +101,7 @@ class Session:
         )
         self._waiting = WaitSteps(
             ports.jobs,
+            ports.blobs,
             self.journal,
             ports.clock,
             report,

@@ -221,6 +221,7 @@ H.anywhere = {}
 function H.publish(globals, methods)
   for _, spec in H.raw_ipairs(api.functions) do
     if spec.anywhere then H.anywhere[spec.name] = true end
+    H.own_names[spec.name] = true
     if spec.owner == "" then
       H.names[spec.name] = checked(spec, globals[spec.name])
     else

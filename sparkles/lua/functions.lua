@@ -3,7 +3,7 @@
 local H = ...
 local type, rawget, rawset, raw_next, select, rawlen, setmetatable = type, rawget, rawset, next, select, rawlen, setmetatable
 local format, find, concat = string.format, string.find, table.concat
-local getinfo, dump, xpcall, table_pack, real_error = debug.getinfo, string.dump, xpcall, table.pack, error
+local getinfo, dump, getmetatable, xpcall, table_pack, real_error = debug.getinfo, string.dump, debug.getmetatable, xpcall, table.pack, error
 local misuse, perform, null, text, where, call = H.misuse, H.perform, H.null, H.text, H.where, H.call
 local raw_ipairs, packed, made, variables, columns_of = H.raw_ipairs, H.packed, H.made, H.variables, H.columns_of
 local api = H.globals
@@ -55,8 +55,11 @@ function api.step(name, fn, ...)
   local e = H.describe(returned, position)
   local message = e.kind == "ScriptError" and format("step '%s': %s", name, e.message) or e.message
   local kind = e.kind == "ScriptError" and "StepFailed" or e.kind
-  local fields_ok, fields = xpcall(H.pack, function(x) return x end, e.fields, "")
+  -- A table that the function raised is recorded with its fields, so that they are there for whoever catches it.
+  local own = type(returned) == "table" and e.kind == "ScriptError" and not getmetatable(returned)
+  local fields_ok, fields = xpcall(H.pack, function(x) return x end, own and returned or e.fields, "")
   fields = fields_ok and H.unpack(fields) or {}
+  if fields[1] ~= nil then fields = {} end
   fields.position = e.position -- recorded, so that a replay raises the same error
   local sent = { error = { message = message, kind = kind, fields = fields, usage = e.usage } }
   return H.perform_at(position, "stepEnd", packed("step", sent, ""))

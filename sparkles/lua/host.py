@@ -29,7 +29,7 @@ _Maker = Callable[[str, Any, Any], ask.Command]
 """Makes a command of (position, packed arguments, further bytes)."""
 
 # How an answer is handed to `resume`; prelude.lua knows the same numbers.
-_NOTHING, _PLAIN, _PACKED, _RAISED, _RUN, _NO_MEMORY = 0, 1, 2, 3, 4, 5
+_NOTHING, _PLAIN, _PACKED, _RAISED, _RUN, _NO_MEMORY, _CARRIED = 0, 1, 2, 3, 4, 5, 7
 
 
 class ScriptHost:
@@ -67,6 +67,7 @@ class ScriptHost:
         self._sources: dict[bytes, bytes] = {}
         self._function_sources: dict[tuple[bytes, int, int], bytes] = {}
         self._asked: dict[int, bytes] = {}
+        self._carried: set[int] = set()
         self._specs: dict[str, Any] = {}
         self._main = 0
         self._runtime = self._build(
@@ -141,6 +142,8 @@ class ScriptHost:
         if name == b"ended":
             return Ended(strand)
         if name == b"failed":
+            if stopped[3]:
+                self._carried.add(strand)
             return self._failed(strand, from_lua(stopped[2]))
         if name == b"latched" and self._runtime.failure is not None:
             failure, self._runtime.failure = self._runtime.failure, None
@@ -163,6 +166,8 @@ class ScriptHost:
             data = to_lua(value)
             how = _PACKED
         elif type(answer) is Raised:
+            if answer.strand in self._carried:
+                return _CARRIED, answer.strand
             error = answer.error
             data = to_lua({"message": error.message, "kind": error.kind, "fields": error.fields, "usage": error.usage})
             how = _RAISED

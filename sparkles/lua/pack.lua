@@ -172,6 +172,10 @@ function write(value, depth)
       put("\xc0")
       return
     end
+    local class = H.class_of[value]
+    if class == "Strand" or class == "JobBuilder" then
+      refuse(depth, format("expected a value that can be stored (text, number, boolean, table or null), got a %s", class))
+    end
     local lazy = H.lazy_lists[value]
     if lazy then value = lazy() end
     value = H.protected[value] or value

@@ -10,7 +10,8 @@ local running, isyieldable, costatus = coroutine.running, coroutine.isyieldable,
 local real_error, real_assert, real_xpcall, real_load, real_tostring = error, assert, xpcall, load, tostring
 local sethook, getinfo, metatable_of = debug.sethook, debug.getinfo, debug.getmetatable
 local type, select, raw_next, rawget, setmetatable = type, select, next, rawget, setmetatable
-local sub, find, format, gsub, match, concat = string.sub, string.find, string.format, string.gsub, string.match, table.concat
+local sub, find, format, gsub, match, gmatch = string.sub, string.find, string.format, string.gsub, string.match, string.gmatch
+local concat = table.concat
 local table_pack = table.pack
 local collectgarbage = collectgarbage
 local py, null = H.py, H.null
@@ -23,9 +24,12 @@ local interrupted = false
 local weak_keys = { __mode = "k" }
 local resumer = setmetatable({}, weak_keys) -- coroutine -> the one that resumed it
 local strands, strand_of, phases, generators = {}, setmetatable({}, weak_keys), {}, {}
+local entries = {} -- strand -> the script's function that it runs
+local carried = {} -- strand -> the table that it raised, for whoever joins or awaits it
+local origins = setmetatable({}, weak_keys) -- such a table -> {position, traceback} of where it was raised
 local current = 0 -- the strand that runs
 local last_line = "" -- where the hook last saw the script: errors of the memory allocator have no position
-local paths = {} -- the paths of loaded chunks, as shown
+local paths = {} -- the paths of loaded chunks, as shown -> their text
 
 -- Positions ---------------------------------------------------------------------------------------------------------------------
 
@@ -42,6 +46,39 @@ local function where_in(co)
   end
 end
 
+local own_names = {} -- the functions and methods of sparkles
+H.own_names = own_names
+local returns = setmetatable({}, weak_keys) -- function -> the line of its tail call
+
+-- The line of a function's tail call, which has left no frame: the one `return f(...)` in it, or else that calls a function of sparkles, or
+-- else where the function begins.
+local function tail_call_in(fn)
+  local known = returns[fn]
+  if known then return known end
+  local info = getinfo(fn, "SL")
+  local path = sub(info.source, 2)
+  local text = paths[path]
+  if sub(info.source, 1, 1) ~= "@" or not text then return nil end
+  local calls, own, first, line = {}, {}, nil, 0
+  for content in gmatch(text .. "\n", "(.-)\r?\n") do
+    line = line + 1
+    if info.activelines[line] then
+      first = first or line
+      local name = match(content, "%f[%w_]return%s+([%a_][%w_.:]*)%s*[%({%['\"]")
+      if name then
+        calls[#calls + 1] = line
+        if own_names[match(name, "[%w_]+$")] then own[#own + 1] = line end
+      end
+    end
+  end
+  local found = #calls == 1 and calls[1] or #own == 1 and own[1] or info.linedefined > 0 and info.linedefined or calls[1] or first or 1
+  returns[fn] = path .. ":" .. format("%d", found)
+  return returns[fn]
+end
+
+-- Where a strand without any frame of a script is.
+local function lost(fn) return fn and tail_call_in(fn) or last_line end
+
 -- The author's line that is being executed, `path:line`: the innermost frame of a script, also from within a coroutine.
 local function where()
   for level = 3, 200 do
@@ -56,7 +93,7 @@ local function where()
     if found then return found end
     co = resumer[co]
   end
-  return last_line
+  return lost(entries[current])
 end
 H.where = where
 
@@ -306,6 +343,7 @@ local function answered(name, position, how, value)
   end
   if how == 4 then return RUN end
   if how == 5 then real_error("not enough memory", 0) end
+  if how == 7 then real_error(carried[value], 0) end
   return refuse_here(name, value) -- 6: a coroutine's command that could not be passed on
 end
 
@@ -334,9 +372,10 @@ function H.draw()
   return result
 end
 
--- A new strand that will run `fn`; the host names it before it is resumed.
-function H.spawn(fn)
+-- A new strand that will run `fn`, and with it the script's function `entry`; the host names it before it is resumed.
+function H.spawn(fn, entry)
   local id = #strands + 1
+  entries[id] = entry or fn
   local co = armed(real_create(function() return fn() end))
   strands[id], strand_of[co] = co, id
   return id
@@ -347,24 +386,31 @@ function H.name_strand(id, label) generators[id] = table_pack(H.call("seed", lab
 
 -- The strand will not be resumed any more.
 function H.drop(id)
-  strands[id], phases[id], generators[id] = false, nil, nil
+  strands[id], phases[id], generators[id], entries[id] = false, nil, nil, nil
 end
 
 local function settle(id, co, ok, tag, name, position, a, b)
   if ok and tag == HOST then return name, position, a, b end
+  local entry = entries[id]
   H.drop(id)
   if ok then return "ended" end
   if interrupted or tag == STOP then return "interrupted" end
   if tag == LATCHED then return "latched" end
-  local at = where_in(co) or last_line
+  local origin = origins[tag]
+  local at = origin and origin.position or where_in(co) or lost(entry)
   local described = H.describe(tag, at)
   if is_mistake(tag, getinfo(co, 0, "f")) or tag == mistake and type(tag) == "string" then described.usage = true end
   local fields_ok, fields = real_xpcall(H.pack, function() return "" end, described.fields)
   if not fields_ok then described.fields = {} end
   local trace = traceback(co)
-  described.traceback = trace ~= "" and trace or described.position
+  described.traceback = origin and origin.traceback or trace ~= "" and trace or described.position
+  local table_raised = type(tag) == "table"
+  if table_raised then
+    carried[id] = tag
+    origins[tag] = origin or { position = described.position, traceback = described.traceback }
+  end
   if not utf8.len(described.message) then described.message = gsub(described.message, "[\x80-\xff]", "?") end
-  return "failed", described.position, H.pack(described)
+  return "failed", described.position, H.pack(described), table_raised
 end
 
 function H.resume(id, how, value)
@@ -505,7 +551,7 @@ end
 
 -- Compiles the text of a script or a module; a syntax error is raised at its own line.
 function H.load(source, shown)
-  paths[shown] = true
+  paths[shown] = source
   if sub(source, 1, 3) == "\xef\xbb\xbf" then source = sub(source, 4) end
   if sub(source, 1, 1) == "#" then source = "--" .. source end
   local chunk, problem = real_load(source, "@" .. shown, "t", H.env)

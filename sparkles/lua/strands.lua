@@ -14,7 +14,7 @@ local values = {} -- strand -> what its function returned
 -- A strand that runs `fn` and keeps its first value.
 local function child(fn, a, b)
   local id
-  id = H.spawn(function() values[id] = fn(a, b) end)
+  id = H.spawn(function() values[id] = fn(a, b) end, fn)
   return id
 end
 

@@ -453,6 +453,23 @@ def test_digests_in_use(backend):
     assert backend.jobs.list_digests() == {"e" * 64}
 
 
+def test_outputs_of_succeeded_tasks(jobs):
+    """Their own and those that they reuse, by index; not those of failed tasks, nor of earlier attempts."""
+    create(jobs, "one", ["a", "b", "c", "d"])
+    first, second, third, _ = jobs.claim("w", pool="", limit=9, now_ms=0)
+    outputs = tuple(Artifact(name, name * 64, 1) for name in "ef")
+    jobs.finish(
+        [succeed(first, outputs=outputs), succeed(second), ended(third, TaskState.FAILED, FailureClass.EXIT, outputs=outputs)]
+    )
+    create(jobs, "two", ["x", "a"], reuse={2: first.ref})
+    assert jobs.list_outputs("one") == {1: ["e" * 64, "f" * 64]}
+    assert jobs.list_outputs("two") == {2: ["e" * 64, "f" * 64]}
+    jobs.reset_tasks("one", {TaskState.SUCCEEDED}, [1])
+    assert jobs.list_outputs("one") == {}
+    with pytest.raises(NotFound):
+        jobs.list_outputs("three")
+
+
 # Kill, cancel, reset
 
 

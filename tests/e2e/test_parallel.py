@@ -64,6 +64,53 @@ def test_pcall_around_a_strand_and_the_error_as_a_value(site):
     assert re.match(r"false\tworkflow.lua:\d+: later", done.stdout.splitlines()[1])
 
 
+def test_a_table_keeps_its_fields_from_strand_to_strand_and_on_replay(site):
+    script = """
+        local marked = setmetatable({}, {__tostring = function() return "marked" end})
+        local _, a = pcall(parallel, {x = function() parallel{y = function() error({code = 3, deep = {1}}) end} end})
+        local s = spawn(function() error(marked) end)
+        local _, b = pcall(s.await, s)
+        local _, c = pcall(s.await, s)
+        local _, d = pcall(step, "s", function() error({code = 5}) end)
+        local _, e = pcall(parallel, {a = function() shell("exit 7") end})
+        writeText("seen.txt", table.concat({a.code, a.deep[1], tostring(b == marked and c == marked), d.code, d.kind, e.exitCode}, " "))
+        if not fileExists("go") then fail("not yet") end
+        parallel{a = function()
+          error({code = 3})
+        end}
+    """
+    assert run(site, script).returncode == 1
+    assert (site.folder / "seen.txt").read_text() == "3 1 true 5 StepFailed 7"
+    (site.folder / "go").touch()
+    again = run(site, script)
+    assert (site.folder / "seen.txt").read_text() == "3 1 true 5 StepFailed 7"
+    assert "workflow.lua:12: error value: {code = 3}" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("return shell('false')", "workflow.lua:1: shell"),
+        ("local j = submit(JobBuilder('a'):setCommandTemplate('false'))\nreturn wait(j)", "workflow.lua:2: job a-"),
+        (
+            "map({1}, function(x)\n  local y = 1\n  if y == 2 then return tostring(y) end\n  return shell('false')\nend)",
+            "workflow.lua:4: shell",
+        ),
+        (
+            "local function f(x) return shell('false') end\nmap({1},\n  function(x)\n    return f(x)\n  end)",
+            "workflow.lua:4: shell",
+        ),
+        ("map({1},\n  function() if x then return shell('a') end\n  return shell('') end)", "workflow.lua"),
+        ("map({1}, function()\n  return shell('')\nend)", "workflow.lua:2: shell: command: expected a command"),
+        ("local function f() return shell('false') end\n\nlocal x = f()", "workflow.lua:3: shell"),
+        ("local s\ns = spawn(function() now() return s:await() end)\nreturn s:await()", "workflow.lua:2: await: deadlock"),
+    ],
+)
+def test_an_error_in_a_tail_call_has_a_position(site, script, message):
+    done = run(site, script)
+    assert f"error: {message}" in done.stderr
+
+
 def test_fail_in_a_strand_ends_the_run_and_is_not_caught(site):
     done = run(
         site, 'pcall(parallel, {\n  a = function() sleep(60) end,\n  b = function() fail("enough") end})\nprint("never")'
@@ -81,6 +128,10 @@ def test_fail_in_a_strand_ends_the_run_and_is_not_caught(site):
         ("map({1}, 2)", "workflow.lua:1: map: fn: expected function, got number"),
         ("map({1}, print, {limmit = 2})", "workflow.lua:1: map: opts.limmit: unknown option. Did you mean 'limit'?"),
         ("map({function() end}, print)", "workflow.lua:1: map: list[1]"),
+        (
+            'writeJson("x.json", {a = {spawn(now)}})',
+            "workflow.lua:1: writeJson: value.a[1]: expected a value that can be stored",
+        ),
         ("spawn(1)", "workflow.lua:1: spawn: fn: expected function, got number"),
         ("local s = spawn(function() end) s.await()", "workflow.lua:1: Strand.await: called with '.', expected ':'"),
         ("local s\ns = spawn(function() now() s:await() end)\ns:await()", "deadlock"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import subprocess
@@ -88,10 +89,10 @@ def everything(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("words", ["list", "runs", "status", "clean", "clean --yes", "doctor", "version", "workflows"])
-@pytest.mark.parametrize("json", [False, True], ids=["text", "json"])
-def test_looking_makes_nothing(project: Project, words: str, json: bool) -> None:
+@pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
+def test_looking_makes_nothing(project: Project, words: str, as_json: bool) -> None:
     """Where nothing was run, commands that list say so on stderr and print nothing."""
-    done = project.run(*words.split(), *(["--json"] if json else []))
+    done = project.run(*words.split(), *(["--json"] if as_json else []))
     assert everything(project.folder) == []
     if words.split()[0] in ("list", "runs", "status", "clean"):
         assert done.stdout == ""
@@ -205,3 +206,97 @@ def test_a_project_that_cannot_be_written(project: Project) -> None:
         assert "name another state folder (--state)" in done.stderr
         assert subprocess.run([SPARKLES, "list"], **how).returncode == 0
         assert subprocess.run([SPARKLES, "--state", str(project.folder / "s"), "run", "w.lua"], **how).stdout == "well\n"
+
+
+# Damage
+
+CHAIN = """\
+local made = run(JobBuilder("make")
+  :setCommandTemplate("echo made {n} >> ../../../../../../made.log; echo content {n} > out.txt")
+  :createTasksFor(product { n = { 1, 2, 3 } })
+  :setOutputs { "out.txt" })
+local used = run(JobBuilder("use")
+  :setCommandTemplate("cat out.txt && test -e ../../../../../../flag")
+  :addFiles(made.tasks[2].outputs["out.txt"]))
+log("well")
+"""
+
+
+def stored(project: Project, text: str) -> Path:
+    """The stored file that holds this text."""
+    (found,) = [path for path in (project.folder / ".sparkles/cas").rglob("*") if path.is_file() and path.read_text() == text]
+    return found
+
+
+def made(project: Project) -> list[str]:
+    return sorted((project.folder / "made.log").read_text().splitlines())
+
+
+@pytest.fixture
+def chain(project: Project) -> Project:
+    """A run that failed in its second job, which takes an output of the first."""
+    project.write("w.lua", CHAIN)
+    project.run("run", "w.lua", code=1)
+    project.write("flag", "")
+    assert made(project) == ["made 1", "made 2", "made 3"]
+    return project
+
+
+def test_an_output_that_is_gone_is_made_again_by_a_resumed_run(chain: Project) -> None:
+    """Only by the task that made it; the wait is performed anew, and what comes after it works."""
+    stored(chain, "content 2\n").unlink()
+    done = chain.run("run", "w.lua")
+    assert "outputs of task 2 are not stored any more; they are made again" in done.stderr
+    assert done.stdout == "well\n"
+    assert made(chain) == ["made 1", "made 2", "made 2", "made 3"]
+
+
+def test_an_output_that_is_damaged_is_found_when_it_is_used_and_made_again(chain: Project) -> None:
+    """The task that uses it fails, with what is damaged and what to do; that done, the run comes to its end."""
+    path = stored(chain, "content 2\n")
+    path.chmod(0o600)
+    path.write_text("content X\n")
+    done = chain.run("run", "w.lua", code=1)
+    assert "/2/out.txt) is damaged" in done.stderr
+    assert "Run the same command again: it is stored anew, or made again" in done.stderr
+    assert chain.run("run", "w.lua").stdout == "well\n"
+    assert made(chain) == ["made 1", "made 2", "made 2", "made 3"]
+
+
+def test_an_input_that_is_damaged_is_stored_anew(project: Project) -> None:
+    """From the file that it came from."""
+    project.write("in.txt", "content\n")
+    project.write(
+        "w.lua", 'run(JobBuilder("j"):addFiles("in.txt"):setCommandTemplate("cat in.txt; test -e ../../../../../../flag"))'
+    )
+    project.run("run", "w.lua", code=1)
+    path = stored(project, "content\n")
+    path.chmod(0o600)
+    path.write_text("contend\n")
+    project.write("flag", "")
+    assert "is damaged" in project.run("run", "w.lua", code=1).stderr
+    project.run("run", "w.lua")
+
+
+def test_the_error_says_which_command_brings_an_output_back(project: Project) -> None:
+    """Where no wait is performed any more: for `fetch`, and for a script that got the output from elsewhere."""
+    project.write("w.lua", 'run(JobBuilder("make"):setCommandTemplate("echo x > out.txt"):setOutputs { "out.txt" })')
+    project.run("run", "w.lua")
+    (job,) = project.json("list")
+    project.write(
+        "other.lua",
+        'run(JobBuilder("use"):setCommandTemplate("cat out.txt"):addFiles(readJson("ref.json")))',
+    )
+    path = stored(project, "x\n")
+    ref = {"job": job["job"], "index": 1, "name": "out.txt", "digest": path.name, "size": 2}
+    project.write("ref.json", json.dumps(ref))
+    path.unlink()
+    command = f"sparkles reset {job['job']}/1"
+    for words in (["fetch", "LAST", "out"], ["run", "other.lua"]):
+        done = project.run(*words, code=2)
+        assert "out.txt" in done.stderr
+        assert f"`{command}` makes it again" in done.stderr
+    project.run(*command.split()[1:])
+    project.run("wait", job["job"])
+    project.run("fetch", "make", "out")
+    assert project.run("run", "other.lua").returncode == 0

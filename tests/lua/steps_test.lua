@@ -93,4 +93,22 @@ function tests.steps_pass_through_metamethods_and_iterators()
   for at in function(_, last) return not last and now() or nil end do expect.equal(at, 1700000000.25) end
 end
 
+function tests.builders_are_not_stored()
+  local ok, e = pcall(writeJson, "x.json", { a = { JobBuilder("b") } })
+  expect.equal(ok, false)
+  expect.equal(
+    e.message,
+    "writeJson: value.a[1]: expected a value that can be stored (text, number, boolean, table or null), got a JobBuilder"
+  )
+  local _, of_step = pcall(step, "s", function() return { x = JobBuilder("b") } end)
+  expect.equal(of_step.message:find("the returned value.x: ", 1, true) ~= nil, true)
+end
+
+function tests.a_table_raised_in_a_step_keeps_its_fields()
+  local _, e = pcall(step, "s", function() error({ code = 3, why = { "a" } }) end)
+  expect.equal({ e.code, e.why[1], e.kind }, { 3, "a", "StepFailed" })
+  local _, listed = pcall(step, "s", function() error({ "a" }) end)
+  expect.equal(listed.kind, "StepFailed")
+end
+
 return tests

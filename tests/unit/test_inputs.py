@@ -144,7 +144,7 @@ def test_a_file_that_many_tasks_name_is_stored_once(files: RunFiles) -> None:
         ),
         (
             FileDraft(artifact={"job": "j-1", "index": 1, "name": "m", "digest": "0" * 64, "size": 1}),
-            "files[1]: j-1/1: output m is not stored any more (cleaned?); run its job again",
+            "files[1]: j-1/1: output m is not stored any more; `sparkles reset j-1/1` makes it again",
         ),
     ],
     ids=lambda value: repr(value)[:40] if isinstance(value, FileDraft) else "",

@@ -23,7 +23,7 @@ class Lua:
         run = self.runtime.execute(
             b"""
             local weak = {__mode = "k"}
-            H = {null = {}, is_empty_list = setmetatable({}, weak), lazy_lists = {}, protected = setmetatable({}, weak)}
+            H = {null = {}, is_empty_list = setmetatable({}, weak), lazy_lists = {}, protected = setmetatable({}, weak), class_of = {}}
             local load = load
             return function(text, ...) return assert(load(text, "=pack"))(...) end
             """
@@ -197,7 +197,7 @@ def test_speed():
 def test_memory():
     """100,000 rows take less than 60 MB of Lua memory, in both directions."""
     lua = lua54.LuaRuntime(encoding=None, max_memory=60_000_000)
-    host = lua.execute(b"H = {null = {}, is_empty_list = {}, lazy_lists = {}, protected = {}} return H")
+    host = lua.execute(b"H = {null = {}, is_empty_list = {}, lazy_lists = {}, protected = {}, class_of = {}} return H")
     lua.execute(b"return function(text, ...) return assert(load(text))(...) end")((FOLDER / "pack.lua").read_bytes(), host)
     lua.execute(b"return function(bytes) value = H.unpack(bytes) end")(marshal.to_lua(_rows(100_000)))
     assert len(marshal.from_lua(lua.execute(b"collectgarbage() return H.pack(value)"))) == 100_000

@@ -18,7 +18,7 @@ from pathlib import Path
 from sparkles.backends.local.copying import CHUNK, SourceError, copy_hashed, copy_plain, hash_file, storage_error, write_all
 from sparkles.backends.local.digests import DigestCache, settled
 from sparkles.backends.local.sources import Signature, artifact, check_unchanged, open_input, open_output, signature
-from sparkles.backends.local.sweeping import sweep_content
+from sparkles.backends.local.sweeping import names_in, sweep_content
 from sparkles.backends.names import check_artifact_name, check_digest
 from sparkles.digest import of_bytes
 from sparkles.errors import BackendError, Damaged, NotFound, UsageError
@@ -26,6 +26,9 @@ from sparkles.model import Artifact, Digest
 
 STORED = 0o400
 """The mode of stored files."""
+
+LISTED_FROM = 8
+"""With more files of one folder than this, listing the folder is quicker than looking for each."""
 
 _COUNT = itertools.count()
 
@@ -121,11 +124,16 @@ class ContentStore:
         return data
 
     def missing(self, digests: Iterable[Digest]) -> set[Digest]:
-        absent = set()
+        groups: dict[str, list[Digest]] = {}
         for digest in digests:
             check_digest(digest, "missing")
-            if not os.path.isfile(self._path(digest)):
-                absent.add(digest)
+            groups.setdefault(digest[:2], []).append(digest)
+        absent: set[Digest] = set()
+        for prefix, group in groups.items():
+            if len(group) > LISTED_FROM:
+                absent |= set(group).difference(names_in(f"{self._cas}/{prefix}"))
+            else:
+                absent.update(digest for digest in group if not os.path.isfile(self._path(digest)))
         return absent
 
     def place(
@@ -320,9 +328,9 @@ class ContentStore:
         try:
             os.makedirs(os.path.dirname(aside), exist_ok=True)
             os.rename(self._path(digest), aside)
-            then = f"it was moved to {aside}; submit again, and it is stored anew from where it came"
+            then = f"it was moved to {aside}"
         except OSError as error:
-            then = f"it could not be moved away ({error.strerror}): remove {self._path(digest)} and submit again"
+            then = f"it could not be moved away ({error.strerror}): remove {self._path(digest)}"
         return Damaged(
             f"{operation}: stored content {digest[:12]} is damaged (its sha256 is {actual[:12]}): {then}", operation, digest
         )

@@ -50,8 +50,8 @@ def sweep_content(cas: str, keep: AbstractSet[Digest], older_than_s: float) -> t
 
 
 def _walk(cas: str) -> Iterator[tuple[str, str, os.stat_result]]:
-    for folder in _names(cas):
-        for name in _names(f"{cas}/{folder}"):
+    for folder in names_in(cas):
+        for name in names_in(f"{cas}/{folder}"):
             try:
                 found = os.lstat(f"{cas}/{folder}/{name}")
             except FileNotFoundError:
@@ -87,7 +87,8 @@ def _remove(path: str) -> bool:
     return True
 
 
-def _names(folder: str) -> list[str]:
+def names_in(folder: str) -> list[str]:
+    """What is in a folder; nothing where there is none."""
     try:
         return os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):

@@ -36,6 +36,13 @@ LEFT JOIN attempts AS a
 WHERE t.job = ?2 AND t.idx >= ?3
 """
 
+_OUTPUTS = """
+SELECT t.idx, a.record
+FROM tasks AS t
+JOIN attempts AS a ON a.job = coalesce(t.origin_job, ?1) AND a.idx = coalesce(t.origin_idx, t.idx) AND a.attempt = t.origin_attempt
+WHERE t.job = ?2 AND t.state = 'succeeded' AND instr(a.record, CAST('"outputs"' AS BLOB))
+"""
+
 _ENDED = (TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED)
 
 
@@ -135,6 +142,12 @@ class Tasks:
         """See ports.JobStore."""
         rows = self._db.all("SELECT record FROM attempts WHERE job = ? AND idx = ? ORDER BY attempt", (job_id, index))
         return [self._rows.attempt(record) for (record,) in rows]
+
+    def list_outputs(self, job_id: str) -> dict[int, list[Digest]]:
+        """See ports.JobStore."""
+        rows = self._db.all(_OUTPUTS, (job_id, self._sequence(job_id)))
+        found = {index: [Digest(each) for each in self._rows.output_digests(record)] for index, record in rows}
+        return {index: digests for index, digests in found.items() if digests}
 
     def list_digests(self) -> set[Digest]:
         """See ports.JobStore."""
