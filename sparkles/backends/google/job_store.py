@@ -6,8 +6,6 @@ without their job passes them over. Deleting goes the other way round.
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 
@@ -23,26 +21,21 @@ from sparkles.backends.google.datastore import Datastore, Entity
 from sparkles.backends.google.definitions import Definitions, ManifestWriter
 from sparkles.backends.google.reuse import Reuse
 from sparkles.backends.google.shards import Shards, Stored, cut, size_for
+from sparkles.backends.google.tasks import Tasks, document_of
 from sparkles.backends.google.views import Views
 from sparkles.backends.google.workers import Workers
-from sparkles.errors import NotFound, StorageFull
+from sparkles.errors import StorageFull
 from sparkles.model import (
-    Attempt,
     AttemptRef,
     Claim,
-    Counts,
-    Digest,
-    FailureClass,
     Finish,
     Job,
     NewTask,
-    Task,
-    TaskSpec,
     TaskState,
     Worker,
     WorkerId,
 )
-from sparkles.ports import FailureGroup, JobStore, Outcome
+from sparkles.ports import JobStore
 from sparkles.wire import SCHEMA, Event, JobDocument, ShardDocument, TaskRow
 
 DOCUMENT_BYTES = 900_000
@@ -54,7 +47,7 @@ class _Counter(msgspec.Struct, forbid_unknown_fields=True):
     value: int = 0
 
 
-class GoogleJobStore:
+class GoogleJobStore(Tasks):
     """See ports.JobStore."""
 
     def __init__(
@@ -167,8 +160,8 @@ class GoogleJobStore:
         # With an owner it is sorted here: filter and order together would need an index that somebody has to make first.
         if owner is None:
             found = self._datastore.query(names.JOB, order="-sequence", limit=limit)
-            return [_document(entity).job for entity in found]
-        jobs = [_document(entity).job for entity in self._datastore.query(names.JOB, ("owner", "=", owner))]
+            return [document_of(entity).job for entity in found]
+        jobs = [document_of(entity).job for entity in self._datastore.query(names.JOB, ("owner", "=", owner))]
         return sorted(jobs, key=lambda job: -job.sequence)[:limit]
 
     def list_open(self, owner: str) -> set[str]:
@@ -177,7 +170,7 @@ class GoogleJobStore:
 
     def delete_jobs(self, job_ids: Collection[str]) -> list[AttemptRef]:
         """See ports.JobStore. Their manifests go as well; attempts' objects are Blobs's to delete."""
-        found = {name: _document(entity) for name, entity in self._datastore.lookup(names.JOB, sorted(set(job_ids))).items()}
+        found = {name: document_of(entity) for name, entity in self._datastore.lookup(names.JOB, sorted(set(job_ids))).items()}
         shards = {job_id: self._shards.of_job(job) for job_id, job in found.items()}
         for job_id in sorted(found, key=lambda each: found[each].job.sequence):
             claimed = [task.index for task in self._tasks(found[job_id], shards[job_id], states={TaskState.CLAIMED})]
@@ -199,7 +192,7 @@ class GoogleJobStore:
         def change(entity: Entity | None) -> Entity | None:
             if entity is None:
                 return None
-            document = _document(entity)
+            document = document_of(entity)
             if document.job.held == held:
                 return None
             return _entity(replace(document, job=replace(document.job, held=held)))
@@ -208,123 +201,6 @@ class GoogleJobStore:
             self._datastore.change(entity, names.JOB, job_id, change)
 
     # Tasks
-
-    def count_tasks(self, job_id: str) -> Counts:
-        """See ports.JobStore."""
-        job = self._get(job_id)
-        total = dict.fromkeys(Counts.__struct_fields__, 0)
-        for document in self._views.look(job):
-            for name, count in shard.counts(document).by_state().items():
-                total[name] += count
-        return Counts(**total)
-
-    def count_failures(self, job_id: str) -> list[FailureGroup]:
-        """See ports.JobStore."""
-        groups: dict[tuple[FailureClass, int | None], list[int]] = {}
-        for stored in self._shards.of_job(self._get(job_id)):
-            for index, task in enumerate(stored.document.tasks, stored.document.first):
-                if task.state is TaskState.FAILED:
-                    groups.setdefault((task.failure or FailureClass.EXIT, task.exit_code), []).append(index)
-        found = [FailureGroup(failure, code, len(indexes), indexes[0]) for (failure, code), indexes in groups.items()]
-        return sorted(found, key=lambda group: (-group.count, group.example))
-
-    def get_task(self, job_id: str, index: int) -> Task:
-        """See ports.JobStore."""
-        job, stored = self._shard_of(job_id, index)
-        row = self._definitions.row(job, index)
-        return shard.task_of(stored.document, index, row.fingerprint, row.spec.name)
-
-    def get_spec(self, job_id: str, index: int) -> TaskSpec:
-        """See ports.JobStore."""
-        job, _ = self._shard_of(job_id, index)
-        return self._definitions.row(job, index).spec
-
-    def list_tasks(
-        self, job_id: str, *, first: int = 1, limit: int | None = None, states: Collection[TaskState] | None = None
-    ) -> list[Task]:
-        """See ports.JobStore."""
-        job = self._get(job_id)
-        return self._tasks(job, self._from(job, first, limit, states), first=first, limit=limit, states=states)
-
-    def _from(self, job: JobDocument, first: int, limit: int | None, states: Collection[TaskState] | None) -> list[Stored]:
-        """The shards that hold tasks from `first` on: as few as will do."""
-        count = math.ceil(job.job.count / job.shard_size)
-        start = max(first - 1, 0) // job.shard_size
-        end = count if limit is None or states is not None else min(count, (max(first, 1) + limit - 2) // job.shard_size + 1)
-        return self._shards.get_many([(job.job.id, number) for number in range(start, end)])
-
-    def _tasks(
-        self,
-        job: JobDocument,
-        shards: Sequence[Stored],
-        *,
-        first: int = 1,
-        limit: int | None = None,
-        states: Collection[TaskState] | None = None,
-    ) -> list[Task]:
-        tasks: list[Task] = []
-        for stored in shards:
-            document = stored.document
-            for index, row in enumerate(document.tasks, document.first):
-                if limit is not None and len(tasks) >= limit:
-                    return tasks
-                if index >= first and (states is None or row.state in states):
-                    definition = self._definitions.row(job, index)
-                    tasks.append(shard.task_of(document, index, definition.fingerprint, definition.spec.name))
-        return tasks
-
-    def list_outcomes(
-        self, job_id: str, *, first: int = 1, limit: int | None = None, states: Collection[TaskState] | None = None
-    ) -> list[Outcome]:
-        """See ports.JobStore."""
-        job = self._get(job_id)
-        shards = self._from(job, first, limit, states)
-        rows = {index: row for each in shards for index, row in enumerate(each.document.tasks, each.document.first)}
-        tasks = self._tasks(job, shards, first=first, limit=limit, states=states)
-        attempts = self._reuse.whole({task.index: rows[task.index] for task in tasks}, job_id)
-        return [Outcome(task, self._definitions.row(job, task.index).spec.params, attempts.get(task.index)) for task in tasks]
-
-    def state_digest(self, job_id: str) -> Digest:
-        """See ports.JobStore."""
-        job = self._get(job_id)
-        lines = (f"{task.state}{task.attempt}" for each in self._shards.of_job(job) for task in each.document.tasks)
-        return Digest(hashlib.sha256("".join(lines).encode("ascii")).hexdigest())
-
-    def find_reusable(self, fingerprints: Sequence[Digest]) -> dict[Digest, Attempt]:
-        """See ports.JobStore."""
-        jobs = [_document(entity) for entity in self._datastore.query(names.JOB, order="-sequence")]
-        return self._reuse.find(fingerprints, jobs)
-
-    def get_attempt(self, ref: AttemptRef) -> Attempt | None:
-        """See ports.JobStore."""
-        return self._reuse.records({ref}).get(ref)
-
-    def list_attempts(self, job_id: str, index: int) -> list[Attempt]:
-        """See ports.JobStore."""
-        found = self._reuse.records({ref for ref in self._reuse.kept_of(job_id) if ref.index == index})
-        try:
-            _, stored = self._shard_of(job_id, index)
-        except NotFound:
-            pass  # what others keep of a deleted job
-        else:
-            row = stored.document.tasks[index - stored.document.first]
-            found.update((attempt.ref, self._reuse.whole_record(attempt, row)) for attempt in row.records)
-        return sorted(found.values(), key=lambda attempt: attempt.ref.attempt)
-
-    def list_digests(self) -> set[Digest]:
-        """See ports.JobStore."""
-        found: set[Digest] = set()
-        for entity in self._datastore.query(names.JOB):
-            job = _document(entity)
-            found.update(file.digest for _, row in self._definitions.rows(job) for file in row.spec.files)
-            for stored in self._shards.of_job(job):
-                for task in stored.document.tasks:
-                    whole = [self._reuse.whole_record(attempt, task) for attempt in task.records]
-                    borrowed = self._reuse.whole_borrowed(task)
-                    if borrowed is not None:
-                        whole.append(borrowed)
-                    found.update(output.digest for attempt in whole for output in attempt.outputs)
-        return found
 
     def kill_tasks(self, job_id: str, indexes: Collection[int] | None = None) -> int:
         """See ports.JobStore."""
@@ -401,25 +277,6 @@ class GoogleJobStore:
             worker, cpu=cpu, memory_bytes=memory_bytes, total_cpu=total_cpu, total_memory_bytes=total_memory_bytes
         )
 
-    # Documents
-
-    def _find(self, job_id: str) -> JobDocument | None:
-        entity = self._datastore.get(names.JOB, job_id) if job_id else None
-        return None if entity is None else _document(entity)
-
-    def _get(self, job_id: str) -> JobDocument:
-        found = self._find(job_id)
-        if found is None:
-            raise messages.no_job(job_id)
-        return found
-
-    def _shard_of(self, job_id: str, index: int) -> tuple[JobDocument, Stored]:
-        job = self._get(job_id)
-        found = self._shards.get_many([(job_id, (index - 1) // job.shard_size)]) if 1 <= index <= job.job.count else []
-        if not found:
-            raise messages.no_task(job_id, index, job.job.count)
-        return job, found[0]
-
 
 def _forget(document: ShardDocument, *, gone: Collection[AttemptRef]) -> tuple[ShardDocument, int]:
     """Tasks whose outcome is gone are pending instead."""
@@ -438,10 +295,6 @@ def _entity(document: JobDocument) -> Entity:
         )
     job = document.job
     return Entity(names.JOB, job.id, data, {"pool": job.pool, "owner": job.owner or "-", "sequence": job.sequence})
-
-
-def _document(entity: Entity) -> JobDocument:
-    return wire.decode(entity.document, JobDocument, f"{names.JOB} {entity.name}")
 
 
 def _conforms(store: GoogleJobStore) -> JobStore:

@@ -125,7 +125,7 @@ class Reuse:
 
     # Whole records
 
-    def whole(self, rows: Mapping[int, TaskRow], job_id: str) -> dict[int, Attempt]:
+    def whole(self, rows: Mapping[int, TaskRow]) -> dict[int, Attempt]:
         """The record that each task's outcome is, by index; tasks without one are left out."""
 
         def one(item: tuple[int, TaskRow]) -> tuple[int, Attempt | None]:
