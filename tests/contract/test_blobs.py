@@ -158,18 +158,18 @@ def test_place_executable(blobs, tmp_path):
 @pytest.mark.parametrize(
     ("source", "copy"), [(0o644, 0o644), (0o755, 0o755), (0o640, 0o600), (0o600, 0o600), (0o700, 0o700), (0o750, 0o700)]
 )
-def test_a_copy_is_no_wider_than_its_source(blobs, tmp_path, source, copy):
+def test_a_copy_is_no_wider_than_its_source(workspace, tmp_path, source, copy):
     """Under the usual umask: what others may not read is stored as private, its copies are the user's alone, executable ones too."""
     before = os.umask(0o022)
     try:
-        for number, store in enumerate((blobs.put_file, lambda path: blobs.collect(path, "output"))):
+        for number, store in enumerate((workspace.put_file, lambda path: workspace.collect(path, "output"))):
             path = tmp_path / f"source-{number}"
             path.write_bytes(b"secret")
             path.chmod(source)
             stored = store(path)
             assert stored.private is not bool(source & 0o004)
             target = tmp_path / f"copy-{number}"
-            blobs.place(stored.digest, target, executable=stored.executable, private=stored.private)
+            workspace.place(stored.digest, target, executable=stored.executable, private=stored.private)
             assert stat.S_IMODE(target.stat().st_mode) == copy
     finally:
         os.umask(before)
@@ -189,30 +189,30 @@ def test_place_replaces(blobs, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "state") == ["other", "target-False", "target-True"]
 
 
-def test_a_link_shares_read_only_bytes(blobs, tmp_path):
+def test_a_link_shares_read_only_bytes(workspace, tmp_path):
     """`link` gives a link to read-only bytes, and they are found to be unchanged afterwards."""
-    digest = blobs.put_bytes(b"large")
-    blobs.place(digest, tmp_path / "a", link=True)
-    blobs.place(digest, tmp_path / "b", link=True)
+    digest = workspace.put_bytes(b"large")
+    workspace.place(digest, tmp_path / "a", link=True)
+    workspace.place(digest, tmp_path / "b", link=True)
     assert (tmp_path / "a").is_symlink()
     assert (tmp_path / "a").read_bytes() == b"large"
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o400
     assert (tmp_path / "a").resolve() == (tmp_path / "b").resolve()
-    assert blobs.verify_linked(digest)
+    assert workspace.verify_linked(digest)
 
 
-def test_a_task_that_writes_through_its_link_is_found_out(blobs, tmp_path):
+def test_a_task_that_writes_through_its_link_is_found_out(workspace, tmp_path):
     """Root can write to a read-only file: it is noticed, the content is set aside and can be stored anew."""
-    digest = blobs.put_bytes(b"large")
+    digest = workspace.put_bytes(b"large")
     link = tmp_path / "input"
-    blobs.place(digest, link, link=True)
-    assert blobs.verify_linked(digest)
+    workspace.place(digest, link, link=True)
+    assert workspace.verify_linked(digest)
     link.chmod(0o644)
     link.write_bytes(b"LARGE")
-    assert not blobs.verify_linked(digest)
-    assert blobs.missing([digest]) == {digest}
-    assert blobs.put_bytes(b"large") == digest
-    blobs.place(digest, tmp_path / "again", link=True)
+    assert not workspace.verify_linked(digest)
+    assert workspace.missing([digest]) == {digest}
+    assert workspace.put_bytes(b"large") == digest
+    workspace.place(digest, tmp_path / "again", link=True)
     assert (tmp_path / "again").read_bytes() == b"large"
 
 
@@ -225,24 +225,34 @@ def test_what_is_not_stored_is_not_placed(blobs, tmp_path, link):
         with pytest.raises(BackendError, match="not a digest"):
             blobs.place(bad, tmp_path / "target", link=link)
     assert not os.path.lexists(tmp_path / "target")
-    assert not blobs.verify_linked(ABSENT)
     with pytest.raises(NotFound):
         blobs.read(ABSENT)
 
 
-@pytest.mark.parametrize("use", ["read", "place", "link", "verify"])
+def test_a_link_to_nothing(workspace):
+    """Content that is not stored is not what it was."""
+    assert not workspace.verify_linked(ABSENT)
+
+
+def test_damage_is_found_by_looking(workspace_store):
+    """Content that is damaged is not what it was, and makes way for the same content stored anew."""
+    workspace = workspace_store.blobs
+    digest = workspace.put_bytes(b"precious")
+    workspace_store.damage(digest)
+    assert not workspace.verify_linked(digest)
+    assert workspace.missing([digest]) == {digest}
+
+
+@pytest.mark.parametrize("use", ["read", "place", "link"])
 def test_damaged_content_is_never_handed_out(blob_store, tmp_path, use):
     """Damage is found before use, leaves no file at the target, and makes way for the same content stored anew."""
     blobs = blob_store.blobs
     digest = blobs.put_bytes(b"precious")
     target = tmp_path / "target"
     blob_store.damage(digest)
-    if use == "verify":
-        assert not blobs.verify_linked(digest)
-    else:
-        act = partial(blobs.read, digest) if use == "read" else partial(blobs.place, digest, target, link=use == "link")
-        with pytest.raises(Damaged, match=digest[:12]):
-            act()
+    act = partial(blobs.read, digest) if use == "read" else partial(blobs.place, digest, target, link=use == "link")
+    with pytest.raises(Damaged, match=digest[:12]):
+        act()
     assert not os.path.lexists(target)
     assert blobs.missing([digest]) == {digest}
     assert blobs.put_bytes(b"precious") == digest
@@ -253,20 +263,22 @@ def test_damaged_content_is_never_handed_out(blob_store, tmp_path, use):
 # Sweeping
 
 
-def test_sweep(blob_store, tmp_path):
+def test_sweep(workspace_store, tmp_path):
     """What is not kept and was not asked for lately goes; putting something again counts as asking; published outputs stay."""
-    blobs = blob_store.blobs
-    kept, young, old, again, collected = (blobs.put_bytes(data) for data in (b"kept", b"young", b"old!!", b"again", b"coll"))
-    blobs.publish(REF, [Artifact("old", old, 5)])
+    workspace = workspace_store.blobs
+    kept, young, old, again, collected = (
+        workspace.put_bytes(data) for data in (b"kept", b"young", b"old!!", b"again", b"coll")
+    )
+    workspace.publish(REF, [Artifact("old", old, 5)])
     for digest in (kept, old, again, collected):
-        blob_store.age(digest, 7200)
-    blobs.put_bytes(b"again")
+        workspace_store.age(digest, 7200)
+    workspace.put_bytes(b"again")
     (tmp_path / "output").write_bytes(b"coll")
-    blobs.collect(tmp_path / "output", "output")
-    assert blobs.sweep({kept}, 3600) == (1, 5)
-    assert blobs.missing([kept, young, old, again, collected]) == {old}
-    assert (blobs.folder(REF) / "outputs/old").read_bytes() == b"old!!"
-    assert blobs.sweep([kept], 0)[0] == 3
-    assert blobs.read(kept) == b"kept"
-    assert blobs.put_bytes(b"old!!") == old
-    assert blobs.read(old) == b"old!!"
+    workspace.collect(tmp_path / "output", "output")
+    assert workspace.sweep({kept}, 3600) == (1, 5)
+    assert workspace.missing([kept, young, old, again, collected]) == {old}
+    assert (workspace.folder(REF) / "outputs/old").read_bytes() == b"old!!"
+    assert workspace.sweep([kept], 0)[0] == 3
+    assert workspace.read(kept) == b"kept"
+    assert workspace.put_bytes(b"old!!") == old
+    assert workspace.read(old) == b"old!!"

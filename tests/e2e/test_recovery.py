@@ -17,6 +17,7 @@ from sparkles.backends.local.blobs import DirectoryBlobs
 from sparkles.backends.local.db import open_state
 from sparkles.backends.local.fleet import QUICK_DEATHS
 from sparkles.backends.local.job_store import SqliteJobStore
+from sparkles.backends.local.pool import local_fleet
 from sparkles.backends.local.recovery import StallWatch, recover
 from sparkles.engine.retry import LOSS_BUDGET
 from sparkles.errors import BackendError

@@ -8,6 +8,8 @@ from __future__ import annotations
 import atexit
 import functools
 import os
+import secrets
+from pathlib import Path
 
 import grpc
 import pytest
@@ -15,6 +17,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
 from sparkles.backends.google import names
+from sparkles.backends.google.blobs import GoogleBlobs
 from sparkles.backends.google.bucket import Bucket
 from sparkles.backends.google.datastore import Datastore
 from sparkles.backends.google.job_store import GoogleJobStore
@@ -64,3 +67,16 @@ def job_store(service: str, prefix: str, **options: object) -> tuple[GoogleJobSt
     """A store, and the clients to close after it."""
     clients: tuple[Datastore, Bucket] = datastore(service, prefix), bucket(prefix)
     return GoogleJobStore(*clients, **options), list(clients)
+
+
+class BlobStore:
+    """Blobs in a bucket of fake-gcs-server, and what a test does to them behind their back."""
+
+    def __init__(self, cache: Path) -> None:
+        self.bucket = bucket(f"t{secrets.token_hex(6)}/")
+        self.blobs = GoogleBlobs(self.bucket, cache)
+
+    def damage(self, digest: str) -> None:
+        """Other bytes of the same length."""
+        name = names.content(digest)
+        self.bucket.put(name, b"\xff" * (self.bucket.size(name) or 0))

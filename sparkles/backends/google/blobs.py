@@ -60,10 +60,10 @@ class GoogleBlobs:
         where = os.path.abspath(path)
         source, before = open_input(where, str(path))
         with open(source, "rb") as file:
-            executable = bool(before.st_mode & 0o111)
+            executable, private = bool(before.st_mode & 0o111), not before.st_mode & 0o004
             known = self._digests.get(where, before) if self._cache.is_dir() else None
             if known is not None and known in self._present:
-                return Artifact(str(path), known, before.st_size, executable)
+                return Artifact(str(path), known, before.st_size, executable, private)
             try:
                 if before.st_size <= SMALL_BYTES:
                     data = file.read(SMALL_BYTES + 1)
@@ -80,7 +80,7 @@ class GoogleBlobs:
                 raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
         self._cache.mkdir(parents=True, exist_ok=True)
         self._digests.put(where, before, found)
-        return Artifact(str(path), found, size, executable)
+        return Artifact(str(path), found, size, executable, private)
 
     def known_file(self, path: Path) -> Artifact | None:
         """See Content."""
@@ -92,7 +92,7 @@ class GoogleBlobs:
         known = self._digests.get(where, found) if self._cache.is_dir() else None
         if known is None or self.missing([known]):
             return None
-        return Artifact(str(path), known, found.st_size, bool(found.st_mode & 0o111))
+        return Artifact(str(path), known, found.st_size, bool(found.st_mode & 0o111), not found.st_mode & 0o004)
 
     def put_bytes(self, data: bytes) -> Digest:
         """See Content."""
@@ -114,6 +114,7 @@ class GoogleBlobs:
     def read(self, digest: Digest) -> bytes:
         """See Content."""
         check_digest(digest, "read")
+        self.settle()
         data = self._bucket.get(names.content(digest))
         if of_bytes(data) != digest:
             raise self._damaged(digest)
@@ -121,6 +122,7 @@ class GoogleBlobs:
 
     def missing(self, digests: Iterable[Digest]) -> set[Digest]:
         """See Content. Asks for each once in half an hour; many are asked for at a time."""
+        self.settle()
         asked = set(digests)
         for digest in asked:
             check_digest(digest, "missing")
@@ -132,6 +134,7 @@ class GoogleBlobs:
     ) -> None:
         """See Blobs; `link` makes a copy like any other."""
         check_digest(digest, "place")
+        self.settle()
         temporary = target.with_name(f".{target.name[:60]}.{secrets.token_hex(4)}")
         try:
             os.close(
@@ -245,10 +248,10 @@ class GoogleBlobs:
 
     def _touch(self, name: str) -> bool:
         """Whether the object exists; one that is old counts as new from now on."""
-        age_s = self._bucket.age_s(name)
-        if age_s is not None and age_s > TOUCH_AFTER_S:
+        written = self._bucket.written_at(name)
+        if written is not None and time.time() - written > TOUCH_AFTER_S:
             self._bucket.touch(name)
-        return age_s is not None
+        return written is not None
 
     def _damaged(self, digest: Digest) -> Damaged:
         url = self._bucket.url(names.content(digest))
