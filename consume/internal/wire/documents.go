@@ -62,10 +62,12 @@ type ManifestRow struct {
 	Fingerprint string   `json:"fingerprint"`
 }
 
-// TaskRow is what changes about a task: its state, its claim's token, and the records of its ended attempts.
+// TaskRow is what changes about a task: its state, its claim's token and whether its program was started, and the records of its ended
+// attempts.
 //
 // Records are the task's own ended attempts, oldest first. Of a record that is large, or not among the newest, only a summary is kept:
-// Stored has its attempt's number, and the whole is in its result.json. Borrowed is the record of Origin where that is another task's.
+// Stored has its attempt's number, and the whole is in its result.json. Borrowed is the record of Origin where that is
+// another task's (a summary where Stored has 0).
 type TaskRow struct {
 	State       TaskState    `json:"state" default:"pending"`
 	Attempt     int          `json:"attempt" default:""`
@@ -77,6 +79,7 @@ type TaskRow struct {
 	Reason      string       `json:"reason" default:""`
 	Worker      string       `json:"worker" default:""`
 	Token       string       `json:"token" default:""`
+	Started     bool         `json:"started" default:""`
 	NotBeforeMS int64        `json:"not_before_ms" default:""`
 	MemoryBytes *int64       `json:"memory_bytes" default:""`
 	Records     []Attempt    `json:"records" default:""`
@@ -130,9 +133,9 @@ type Document interface {
 	JobDocument | ShardDocument | WorkerDocument | Event
 }
 
-// Plain is what DecodePlain reads: a line of a manifest or a result.json. They stand in a place that a document names.
+// Plain is what DecodePlain reads: a line of a manifest, a result.json, or how a claim ends. They stand in a place that a document names.
 type Plain interface {
-	ManifestRow | Attempt
+	ManifestRow | Attempt | Finish
 }
 
 // Decode reads a document; where names it in errors. The error is a *SchemaTooNew or a *Damaged.

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode/utf8"
 )
 
@@ -32,13 +33,19 @@ var (
 	commandType = reflect.TypeFor[Command]()
 )
 
+var known sync.Map // reflect.Type -> []field
+
 func fieldsOf(kind reflect.Type) []field {
+	if found, ok := known.Load(kind); ok {
+		return found.([]field)
+	}
 	fields := make([]field, 0, kind.NumField())
 	for index := range kind.NumField() {
 		each := kind.Field(index)
 		text, optional := each.Tag.Lookup("default")
 		fields = append(fields, field{each.Tag.Get("json"), index, optional, text, each.Tag.Get("kind") == "object"})
 	}
+	known.Store(kind, fields)
 	return fields
 }
 

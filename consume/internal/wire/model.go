@@ -105,7 +105,7 @@ type OutputGlob struct {
 }
 
 // InputFile is a stored file that a task finds at Dst, relative to its scratch directory. Link: a read-only link instead of a copy of
-// its own. Src is where it came from, for messages only.
+// its own. Src is where it came from, for messages only. Private: others may not read that file, so a copy is its user's alone.
 type InputFile struct {
 	Dst        string `json:"dst"`
 	Digest     string `json:"digest"`
@@ -113,6 +113,7 @@ type InputFile struct {
 	Executable bool   `json:"executable" default:""`
 	Link       bool   `json:"link" default:""`
 	Src        string `json:"src" default:""`
+	Private    bool   `json:"private" default:""`
 }
 
 // JobSpec is what is common to a job's tasks. Command is the template as its author wrote it; tasks hold the expanded ones. Made by
@@ -159,12 +160,14 @@ type TaskSpec struct {
 	Name      string            `json:"name" default:""`
 }
 
-// Artifact is an output of a task, collected: Name is its path relative to the scratch directory, with forward slashes.
+// Artifact is an output of a task, collected: Name is its path relative to the scratch directory, with forward slashes. Private: others
+// may not read the file that it was made from.
 type Artifact struct {
 	Name       string `json:"name"`
 	Digest     string `json:"digest"`
 	SizeBytes  int64  `json:"size_bytes"`
 	Executable bool   `json:"executable" default:""`
+	Private    bool   `json:"private" default:""`
 }
 
 // AttemptRef is where an attempt's files are: job, index (from 1), attempt (from 1).
@@ -241,4 +244,16 @@ type Worker struct {
 	MemoryBytes int64     `json:"memory_bytes" default:""`
 	Waiting     bool      `json:"waiting" default:""`
 	StartedAtMS int64     `json:"started_at_ms" default:""`
+}
+
+// Claim is a worker's hold on one task. Ref.Attempt is the number this try has; every write about it carries Token. MemoryBytes is what
+// an oom retry raised the request to; nil: as its spec says.
+type Claim struct {
+	Ref         AttemptRef `json:"ref"`
+	Token       string     `json:"token"`
+	Worker      string     `json:"worker"`
+	Spec        TaskSpec   `json:"spec"`
+	Tries       int        `json:"tries" default:""`
+	Losses      int        `json:"losses" default:""`
+	MemoryBytes *int64     `json:"memory_bytes" default:""`
 }

@@ -18,11 +18,17 @@ from sparkles.states import check_task
 from sparkles.wire import ShardDocument, TaskRow
 
 RECORD_BYTES = 4096
-"""A record whose JSON is longer is kept in its result.json alone: 64 tasks with several records each stay far below the 1,048,572 bytes
-that an entity may have (Datastore's documented limit)."""
+"""A record whose JSON is longer is kept whole in its result.json alone."""
 
 RECORDS_KEPT = 4
 """Of one task's ended attempts, this many newest are kept whole in the shard; the older are summaries."""
+
+RECORDS_BYTES = 12_000
+"""All of one task's records in the shard: where they are more, the oldest are summarised, then left out (each is in its result.json), so
+that 64 tasks fit in an entity however often each is tried."""
+
+REASON_LETTERS = 500
+"""Of a reason, in the task and in a summary; the whole is in result.json."""
 
 _MOST = 5_000_000_000
 
@@ -105,7 +111,7 @@ def finish(
             origin=None if again else ref,
             failure=attempt.failure,
             exit_code=attempt.exit_code,
-            reason=attempt.reason,
+            reason=attempt.reason[:REASON_LETTERS],
             worker="" if again else attempt.worker,
             token="",
             started=False,
@@ -224,24 +230,35 @@ def is_large(attempt: Attempt) -> bool:
 
 
 def _with_record(task: TaskRow, attempt: Attempt) -> tuple[tuple[Attempt, ...], tuple[int, ...]]:
-    records = list(task.records)
-    stored = list(task.stored)
-    records.append(attempt)
+    records = [*task.records, attempt]
+    stored = set(task.stored)
+
+    def shorten(place: int) -> None:
+        short = summary(records[place])
+        if short != records[place]:
+            records[place] = short
+            stored.add(short.ref.attempt)
+
     if is_large(attempt):
-        stored.append(attempt.ref.attempt)
-        records[-1] = summary(attempt)
+        shorten(-1)
     if len(records) > RECORDS_KEPT:
-        older = records[-RECORDS_KEPT - 1]
-        if older.ref.attempt not in stored:
-            records[-RECORDS_KEPT - 1] = summary(older)
-            if summary(older) != older:
-                stored.append(older.ref.attempt)
+        shorten(-RECORDS_KEPT - 1)
+    for place in range(len(records) - 1):
+        if _size(records) <= RECORDS_BYTES:
+            break
+        shorten(place)
+    while len(records) > 1 and _size(records) > RECORDS_BYTES:
+        stored.discard(records.pop(0).ref.attempt)
     return tuple(records), tuple(sorted(stored))
+
+
+def _size(records: Sequence[Attempt]) -> int:
+    return sum(len(digest.encode_value(record)) for record in records)
 
 
 def summary(attempt: Attempt) -> Attempt:
     """A record without what can be long: results, outputs and tail are in its result.json."""
-    return replace(attempt, results=None, outputs=(), tail="", reason=attempt.reason[:500])
+    return replace(attempt, results=None, outputs=(), tail="", reason=attempt.reason[:REASON_LETTERS])
 
 
 def _held(shard: ShardDocument, rows: Sequence[TaskRow], ref: AttemptRef, token: str) -> int | None:
