@@ -75,7 +75,7 @@ def test_lines_are_in_order_of_service():
 
 def test_a_claim_cannot_end_as_claimed():
     """That is a bug of the caller, and nothing of the batch is recorded."""
-    before = ShardDocument(1, "j", 0, 1, (TaskRow(state=TaskState.CLAIMED, attempt=1, token="t"),))  # noqa: S106
+    before = ShardDocument(1, "j", 0, 1, (TaskRow(state=TaskState.CLAIMED, attempt=1, token="t"),))
     attempt = Attempt(AttemptRef("j", 1, 1), "t", "w")
     with pytest.raises(InternalError, match="cannot go from claimed to claimed"):
         shard.finish(before, [Finish(attempt, TaskState.CLAIMED, 1, 0)])
