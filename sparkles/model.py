@@ -372,7 +372,8 @@ class Worker(Value, frozen=True):
 class Run(Value, frozen=True):
     """A run's row. `workflow` is the script's path relative to the project root; `args` are the -p parameters, canonical JSON.
 
-    `beat_ms` is the driver's last heartbeat by its own clock: only whether it changes means anything to another host.
+    `beat_ms` is the driver's last heartbeat by its own clock: only whether it changes means anything to another host; 0 while nobody has
+    taken the run up since it began. `forked_from` is the run whose journal it started from, or "".
     """
 
     id: RunId
@@ -386,6 +387,7 @@ class Run(Value, frozen=True):
     error: str = ""
     workflow_digest: str = ""
     beat_ms: int = 0
+    forked_from: str = ""
 
 
 class StepKey(Value, frozen=True):
