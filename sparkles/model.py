@@ -211,6 +211,7 @@ class Attempt(Value, frozen=True):
     """The record of one try, as result.json holds it and the store keeps it.
 
     `failure` is None where it succeeded. `exit_code` is None where no program ended by itself; `signal` is 0 where none ended it.
+    `peak_memory_bytes` is None where it ended too soon to be measured.
     `results` is the text of results.json (JSON, checked) or None. `reason` is a sentence. `tail` holds the last lines of the log of a
     failed attempt, so that a failure can be shown without its files.
     """
@@ -225,7 +226,7 @@ class Attempt(Value, frozen=True):
     started_at_ms: int = 0
     ended_at_ms: int = 0
     cpu_s: float = 0.0
-    peak_memory_bytes: int = 0
+    peak_memory_bytes: int | None = None
     results: str | None = None
     outputs: tuple[Artifact, ...] = ()
     tail: str = ""
