@@ -19,6 +19,7 @@ from sparkles.scripts import Scripts
 
 if TYPE_CHECKING:
     from sparkles.engine.commands import Program
+    from sparkles.engine.forking import Again
     from sparkles.lua.declared import Refusal
     from sparkles.rehearse import Rehearsal
 
@@ -86,9 +87,10 @@ class App(Installation):
                 driver=self.driver,
                 created_at_ms=self.clock.now_ms(),
                 workflow_digest=digest.of_bytes(source),
+                forked_from=fork or "",
             )
             self.runs.create_run(run)
-        again: frozenset[str] = frozenset()
+        again: Again = frozenset()
         if fork is not None:
             try:
                 again = forking.fork(self.runs, self.runs.get_run(fork), run.id, rerun)
@@ -126,11 +128,11 @@ class App(Installation):
         options = self._options(cache=cache, frozen=frozen)
         return self._rehearse(path, script, run, selecting.earlier(self.runs, run), args, options), resumes
 
-    def replay(self, run_id: RunId, script: str | None = None) -> Rehearsal:
-        """Runs a script (default: the run's own) against the record of a run, up to the first thing that is not recorded."""
+    def replay(self, run_id: RunId, script: str | None = None, *, strict: bool = True) -> Rehearsal:
+        """Runs a script (default: the run's own) against the record of a run, if `strict` up to the first thing that is not recorded."""
         run = self.runs.get_run(run_id)
         path, shown = self.scripts.of_run(run) if script is None else (self.scripts.find(script)[0], script)
-        return self._rehearse(path, shown, run, run, digest.parse(run.args), self._options(frozen=True), strict=True)
+        return self._rehearse(path, shown, run, run, digest.parse(run.args), self._options(frozen=True), strict, True)
 
     def _rehearse(
         self,
@@ -140,13 +142,13 @@ class App(Installation):
         previous: Run | None,
         args: dict[str, str],
         options: Options,
-        *,
         strict: bool = False,
+        as_recorded: bool = False,
     ) -> Rehearsal:
         from sparkles.rehearse import Script, rehearse
 
         script = Script(path, shown, args, self.scripts.module_folders(path))
-        return rehearse(script, run, previous, self.ports(), options, strict=strict)
+        return rehearse(script, run, previous, self.ports(), options, strict=strict, as_recorded=as_recorded)
 
     def _check_edited(self, run: Run, path: Path, shown: str, args: dict[str, str], source: bytes) -> None:
         """Refuses to resume a run with a script that was edited so much that it asks for nothing of what is recorded."""
@@ -261,7 +263,7 @@ class App(Installation):
         cache: bool = True,
         frozen: bool = False,
         keep_failed: bool = False,
-        rerun: frozenset[str] = frozenset(),
+        rerun: Again = frozenset(),
     ) -> Options:
         from sparkles.backends.local.process import end_marked
 

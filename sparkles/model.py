@@ -211,6 +211,7 @@ class Attempt(Value, frozen=True):
     """The record of one try, as result.json holds it and the store keeps it.
 
     `failure` is None where it succeeded. `exit_code` is None where no program ended by itself; `signal` is 0 where none ended it.
+    `peak_memory_bytes` is None where it ended too soon to be measured.
     `results` is the text of results.json (JSON, checked) or None. `reason` is a sentence. `tail` holds the last lines of the log of a
     failed attempt, so that a failure can be shown without its files.
     """
@@ -225,7 +226,7 @@ class Attempt(Value, frozen=True):
     started_at_ms: int = 0
     ended_at_ms: int = 0
     cpu_s: float = 0.0
-    peak_memory_bytes: int = 0
+    peak_memory_bytes: int | None = None
     results: str | None = None
     outputs: tuple[Artifact, ...] = ()
     tail: str = ""
@@ -372,7 +373,8 @@ class Worker(Value, frozen=True):
 class Run(Value, frozen=True):
     """A run's row. `workflow` is the script's path relative to the project root; `args` are the -p parameters, canonical JSON.
 
-    `beat_ms` is the driver's last heartbeat by its own clock: only whether it changes means anything to another host.
+    `beat_ms` is the driver's last heartbeat by its own clock: only whether it changes means anything to another host; 0 while nobody has
+    taken the run up since it began. `forked_from` is the run whose journal it started from, or "".
     """
 
     id: RunId
@@ -386,6 +388,7 @@ class Run(Value, frozen=True):
     error: str = ""
     workflow_digest: str = ""
     beat_ms: int = 0
+    forked_from: str = ""
 
 
 class StepKey(Value, frozen=True):

@@ -17,7 +17,7 @@ from sparkles.engine.planning import PlanSession
 from sparkles.engine.session import Options, Ports
 from sparkles.engine.strands import Stuck, run_strands
 from sparkles.errors import WorkflowError
-from sparkles.model import Run
+from sparkles.model import Run, Step
 
 
 class Script(msgspec.Struct, frozen=True):
@@ -31,8 +31,8 @@ class Script(msgspec.Struct, frozen=True):
 
 class Rehearsal(msgspec.Struct, frozen=True):
     """How a rehearsal went. `complete`: the script came to its end; `error` is what it ended with. `diverged` is the first step that
-    was asked for and is not recorded, where the rehearsal was to stop at it. `not_asked`: kind and position of the recorded steps that a
-    script which came to its end did not ask for."""
+    was asked for and is not recorded, where the rehearsal was to stop at it. `not_asked`: the recorded steps that a script which
+    came to its end did not ask for."""
 
     run: str
     steps: tuple[Planned, ...]
@@ -40,7 +40,7 @@ class Rehearsal(msgspec.Struct, frozen=True):
     error: str = ""
     position: str = ""
     diverged: Planned | None = None
-    not_asked: tuple[tuple[str, str], ...] = ()
+    not_asked: tuple[Step, ...] = ()
 
 
 class _Diverged(Exception):
@@ -48,13 +48,21 @@ class _Diverged(Exception):
 
 
 def rehearse(
-    script: Script, run: Run, previous: Run | None, ports: Ports, options: Options, *, strict: bool = False
+    script: Script,
+    run: Run,
+    previous: Run | None,
+    ports: Ports,
+    options: Options,
+    *,
+    strict: bool = False,
+    as_recorded: bool = False,
 ) -> Rehearsal:
     """Runs a script against the record of `run` (which need not exist: then nothing is recorded).
 
     Args:
         previous: A run to compare with where something is not recorded.
-        strict: Stop at the first step that is not answered from the record; whatever is recorded stands, the error that ended the run too.
+        strict: Stop at the first step that is not answered from the record.
+        as_recorded: Whatever is recorded stands, the error that ended the run too.
 
     Raises:
         WorkflowError: The script is wrong, as `run` would find it.
@@ -70,7 +78,7 @@ def rehearse(
             raise _Diverged
         steps.append(planned)
 
-    session = PlanSession(run, previous, ports, options, tell, as_recorded=strict)
+    session = PlanSession(run, previous, ports, options, tell, as_recorded=as_recorded)
     program = ScriptHost(
         script.path,
         shown_as=script.shown_as,

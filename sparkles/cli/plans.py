@@ -83,7 +83,7 @@ def replay(invocation: Invocation, /, run_word: str, workflow: str | None, as_js
     if as_json:
         value: dict[str, Any] = {"run": run.id, "steps": len(rehearsal.steps), "complete": rehearsal.complete}
         value["diverged"] = _value(diverged) if diverged is not None else None
-        value["notAsked"] = [{"kind": kind, "position": position} for kind, position in rehearsal.not_asked]
+        value["notAsked"] = [{"kind": step.key.kind, "position": step.position} for step in rehearsal.not_asked]
         render.json_line(value)
     elif diverged is None:
         how = "to its end" if rehearsal.complete else "as far as the record goes"
@@ -91,7 +91,7 @@ def replay(invocation: Invocation, /, run_word: str, workflow: str | None, as_js
         if rehearsal.error:
             render.line(f"it ends with an error, as recorded or now: {rehearsal.position}: {rehearsal.error}")
         if rehearsal.not_asked:
-            listed = [f"{kind} at {position}" if position else kind for kind, position in rehearsal.not_asked]
+            listed = [f"{step.key.kind} at {step.position or 'an unknown line'}" for step in rehearsal.not_asked]
             more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
             many = render.plural(len(listed), "recorded step")
             render.line(f"{many} {'is' if len(listed) == 1 else 'are'} not asked for: {', '.join(listed[:_SHOWN])}{more}")

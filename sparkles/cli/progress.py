@@ -71,6 +71,9 @@ class Progress:
                 self.run = event.run
                 if event.resumed:
                     self.say(f"run {event.run} goes on: {render.plural(event.steps, 'step')} recorded", "dim")
+                elif event.forked_from:
+                    steps = render.plural(event.steps, "step")
+                    self.say(f"run {event.run}: a new run that starts from {event.forked_from} with {steps} of it", "dim")
                 else:
                     self.say(f"run {event.run}", "dim")
             case RunEnded():

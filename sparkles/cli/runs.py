@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from sparkles.cli import render
 from sparkles.cli.arguments import ANY, json_option
+from sparkles.errors import NotFound, SparklesError
 
 if TYPE_CHECKING:
     from sparkles.app import App
     from sparkles.cli.main import Invocation
     from sparkles.engine.selecting import TaskOf
-    from sparkles.model import Attempt, Job, Run, Step
+    from sparkles.model import Attempt, Job, Run, Step, StepKey
 
-_WIDTH = 100
+_ITEM = re.compile(r"[0-9a-f]{12}")
+"""The label of an item of `map`."""
 
 
 @click.command(epilog="Example:  sparkles runs --json")
@@ -67,6 +71,7 @@ def run_value(app: App, run: Run) -> dict[str, Any]:
         "error": run.error or None,
         "driven": driven,
         "driver": driver,
+        "forkedFrom": run.forked_from or None,
     }
 
 
@@ -100,8 +105,9 @@ def _show_run(app: App, run: Run, as_json: bool) -> None:
     value = run_value(app, run)
     steps = app.runs.list_steps(run.id)
     jobs = app.jobs.list_jobs(owner=run.id)[::-1]
+    stale = _stale(app, run)
     if as_json:
-        value["steps"] = [_step_value(step) for step in steps]
+        value["steps"] = [{**_step_value(step), "stale": step.key in stale if stale is not None else None} for step in steps]
         value["jobs"] = [job.id for job in jobs]
         render.json_line(value)
         return
@@ -110,6 +116,7 @@ def _show_run(app: App, run: Run, as_json: bool) -> None:
             ("run", run.id),
             ("workflow", run.workflow),
             ("parameters", render.params(value["params"])),
+            ("forked from", run.forked_from and _called(app, run.forked_from)),
             ("state", value["state"]),
             ("began", render.when(run.created_at_ms)),
             ("ended", render.when(run.ended_at_ms)),
@@ -121,12 +128,60 @@ def _show_run(app: App, run: Run, as_json: bool) -> None:
     if steps:
         render.line()
         rows = []
+        kept = {str(job.id) for job in jobs}
+        strands = _strands(steps)
         for number, step in enumerate(steps, 1):
             shown = _step_value(step)
             seconds = render.duration(shown["seconds"]) if shown["seconds"] is not None else ""
-            outcome = _outcome(step)
-            rows.append((number, step.key.kind, step.position, seconds, step.key.strand, outcome))
+            outcome = _outcome(step, kept) + (" (not asked for any more)" if stale and step.key in stale else "")
+            rows.append((number, step.key.kind, step.position, seconds, strands(step.key.strand), outcome))
         render.table(("STEP", "KIND", "POSITION", "TIME", "STRAND", "OUTCOME"), rows, right=("STEP", "TIME"))
+
+
+def _called(app: App, run_id: str) -> str:
+    """A run that another refers to; it may be gone."""
+    from sparkles.model import RunId
+
+    try:
+        app.runs.get_run(RunId(run_id))
+    except NotFound:
+        return f"{run_id} (its record was cleaned)"
+    return run_id
+
+
+def _stale(app: App, run: Run) -> set[StepKey] | None:
+    """The steps that the run's script, edited since, does not ask for any more; None where that cannot be told."""
+    from sparkles import digest
+
+    try:
+        if digest.of_bytes(app.scripts.of_run(run)[0].read_bytes()) == run.workflow_digest:
+            return set()
+        rehearsal = app.replay(run.id, strict=False)
+    except (SparklesError, OSError):
+        return None
+    return {step.key for step in rehearsal.not_asked} if rehearsal.complete else None
+
+
+def _strands(steps: Sequence[Step]) -> Callable[[str], str]:
+    """Shows strands: an item of `map` is labelled by its digest, which tells people nothing, so its place in the list stands before it."""
+    from sparkles import digest
+
+    places: dict[str, int] = {}
+    for step in steps:
+        if step.key.kind == "join":
+            for place, key in enumerate(digest.parse(step.parts)["children"], 1):
+                places.setdefault(f"{step.key.strand}/{key}", place)
+
+    def shown(strand: str) -> str:
+        words: list[str] = []
+        label = ""
+        for word in strand.split("/"):
+            label = f"{label}/{word}" if label else word
+            place = places.get(label) if _ITEM.fullmatch(word) else None
+            words.append(f"[{place}] {word}" if place is not None else word)
+        return "/".join(words)
+
+    return shown
 
 
 def _step_value(step: Step) -> dict[str, Any]:
@@ -148,19 +203,25 @@ def _step_value(step: Step) -> dict[str, Any]:
     }
 
 
-def _outcome(step: Step) -> str:
-    """A step's outcome in a few words."""
+def _outcome(step: Step, kept: Collection[str]) -> str:
+    """A step's outcome in a few words; `kept` are the jobs of the run that were not cleaned."""
     from sparkles import digest
 
     if step.ended_at_ms is None:
         return "not finished"
     value: Any = digest.parse(step.value) if step.value is not None else None
     parts: Any = digest.parse(step.parts)
+    if step.key.kind == "join":
+        if step.error:
+            return f"ended by the error of {value['decided']}"
+        children = len(parts["children"])
+        return "nothing to do" if not children else "it ended well" if children == 1 else f"all {children} ended well"
     if step.error:
         return f"failed: {value.get('message', '') if isinstance(value, dict) else value}"
     match step.key.kind:
         case "submit":
-            return f"{value['id']} ({value['count']} tasks)"
+            gone = "" if value["id"] in kept else "; its record was cleaned"
+            return f"{value['id']} ({render.plural(value['count'], 'task')}{gone})"
         case "wait":
             return ", ".join(parts["jobs"])
         case "read" | "write":

@@ -46,7 +46,9 @@ if TYPE_CHECKING:
 @click.option(
     "--fork", metavar="RUN", type=RUN, help="Begin a run from what RUN recorded, with its parameters and those of -p."
 )
-@click.option("--rerun", metavar="STEP|JOB", multiple=True, help="With --fork: a step (its number) or a job to perform anew.")
+@click.option(
+    "--rerun", metavar="STEP|JOB", multiple=True, help="With --fork: a step (its number or name) or a job to perform anew."
+)
 @run_options
 @click.option("--help", "helps", is_flag=True, help="Show this message, or with WORKFLOW what it does and its parameters.")
 @click.pass_context
@@ -76,6 +78,8 @@ def run(
             render.line(line)
         return
     source: RunId | None = None
+    if fork is not None and new:
+        raise UsageError("--fork RUN begins a new run already: leave out --new, or --fork for a run that starts from nothing")
     if fork is not None:
         workflow, params, source = _forked(invocation.app, fork, workflow, params)
     elif rerun:

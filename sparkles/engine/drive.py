@@ -91,7 +91,9 @@ def drive(
     """
     with Heartbeat(ports.runs, run.id, driver, ports.clock) as heartbeat:
         session = Session(run, ports, options, report)
-        report(RunOpened(run=run.id, resumed=session.resumed, steps=session.journal.recorded_steps))
+        source = "" if run.beat_ms else run.forked_from  # one that was taken up again is no new run any more
+        steps = len(ports.runs.list_steps(run.id)) if source else session.journal.recorded_steps
+        report(RunOpened(run=run.id, resumed=session.resumed and not source, steps=steps, forked_from=source))
 
         def interrupted() -> None:
             if interrupts.level:

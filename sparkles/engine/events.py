@@ -17,11 +17,12 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunOpened(Event, frozen=True, kw_only=True):
-    """A run begins or is resumed; `steps` are recorded already."""
+    """A run begins or is resumed; `steps` are recorded already, copied from run `forked_from` where the run begins with them."""
 
     run: str
     resumed: bool
     steps: int
+    forked_from: str = ""
 
 
 class Logged(Event, frozen=True, kw_only=True):

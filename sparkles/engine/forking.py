@@ -10,19 +10,22 @@ from collections.abc import Sequence
 
 from sparkles import digest
 from sparkles.errors import NotFound, UsageError
-from sparkles.model import Run, RunId, Step
+from sparkles.model import Run, RunId, Step, StepKey
 from sparkles.ports import RunStore
 from sparkles.suggest import did_you_mean
 
+Again = frozenset[str | StepKey]
+"""Jobs whose tasks have to run though their results are known: by name, or one of them by the step that submits it."""
 
-def fork(store: RunStore, source: Run, target: RunId, rerun: Sequence[str]) -> frozenset[str]:
+
+def fork(store: RunStore, source: Run, target: RunId, rerun: Sequence[str]) -> Again:
     """Copies the journal of `source` to the run `target`, which exists and has no steps, except what is to be performed anew.
 
     Args:
-        rerun: Steps by their number (as `sparkles show RUN` lists them) and jobs by name or id.
+        rerun: Steps by their number (as `sparkles show RUN` lists them), or name (of `step`); jobs by name (all that have it) or id.
 
     Returns:
-        The names of the jobs whose tasks have to run though their results are known.
+        The jobs whose tasks have to run though their results are known.
 
     Raises:
         UsageError: A word of `rerun` names nothing in the run.
@@ -31,7 +34,7 @@ def fork(store: RunStore, source: Run, target: RunId, rerun: Sequence[str]) -> f
     if not steps:
         raise NotFound(f"run {source.id} has no recorded steps to start from", "fork", source.id)
     left_out: set[int] = set()
-    jobs: set[str] = set()
+    again: set[str | StepKey] = set()
     for word in rerun:
         if word.isdigit():
             number = int(word)
@@ -39,37 +42,50 @@ def fork(store: RunStore, source: Run, target: RunId, rerun: Sequence[str]) -> f
                 raise UsageError(f"--rerun {word}: run {source.id} has {len(steps)} steps, numbered from 1")
             found = [number - 1]
         else:
-            found = _of_job(steps, word)
-        for index in found:
-            left_out.add(index)
-            name = _submitted(steps[index])[0]
-            if name:
-                jobs.add(name)
+            found = _of_word(source.id, steps, word)
+        left_out.update(found)
+        for name, job_id, key in (_submitted(steps[index]) for index in found):
+            if job_id:
+                again.add(name if word == name else key)
     for index, step in enumerate(steps):
         # Waits and fetches name the old run's jobs: the new run's are others.
         if index not in left_out and step.key.kind not in ("wait", "fetch"):
             store.put_step(target, step)
-    return frozenset(jobs)
+    return frozenset(again)
 
 
-def _submitted(step: Step) -> tuple[str, str]:
-    """The name and id of the job that a step submitted; ("", "") where it submitted none."""
-    if step.key.kind != "submit" or step.value is None:
-        return "", ""
-    value = digest.parse(step.value)
-    return (value["name"], value["id"]) if isinstance(value, dict) else ("", "")
+def _submitted(step: Step) -> tuple[str, str, StepKey]:
+    """The name and id of the job that a step submitted, "" where it submitted none; and the step's key."""
+    value = digest.parse(step.value) if step.key.kind == "submit" and step.value is not None else None
+    return (value["name"], value["id"], step.key) if isinstance(value, dict) else ("", "", step.key)
 
 
-def _of_job(steps: Sequence[Step], word: str) -> list[int]:
-    """The indexes of a job's steps: its submit, and what waited for it or fetched it."""
-    submitted = {name: job_id for name, job_id in map(_submitted, steps) if name}
-    ids = {job_id for name, job_id in submitted.items() if word in (name, job_id)}
-    if not ids:
-        known = [*submitted, *submitted.values()]
-        listed = f" (its jobs: {', '.join(submitted)})" if submitted else ""
-        raise UsageError(f"--rerun {word}: no such job in the run{listed}.{did_you_mean(word, known)}")
+def _step_name(step: Step) -> str:
+    return str(digest.parse(step.parts)["name"]) if step.key.kind == "step" else ""
+
+
+def _of_word(run: RunId, steps: Sequence[Step], word: str) -> list[int]:
+    """The indexes of the steps of that name, and of jobs of that name or id: their submit, and what waited for them or fetched them."""
+    submitted = [(name, job_id) for name, job_id, _ in map(_submitted, steps) if job_id]
+    ids = {job_id for name, job_id in submitted if word in (name, job_id)}
+    named = [name for name in map(_step_name, steps) if name]
+    if not ids and word not in named:
+        jobs = list(dict.fromkeys(name for name, _ in submitted))
+        listed = [
+            f"its {what}: {_few(names)}" for what, names in (("jobs", jobs), ("steps", list(dict.fromkeys(named)))) if names
+        ]
+        known = f" ({'; '.join(listed)})" if listed else ""
+        hint = did_you_mean(word, [*jobs, *named, *(job_id for _, job_id in submitted)])
+        raise UsageError(
+            f"--rerun {word}: no such job or step in run {run}{known}.{hint} Every step has a number: sparkles show {run}"
+        )
     found = []
     for index, step in enumerate(steps):
-        if _submitted(step)[1] in ids or any(job_id in step.parts for job_id in ids):
+        of_job = _submitted(step)[1] in ids or any(job_id in step.parts for job_id in ids)
+        if of_job or _step_name(step) == word:
             found.append(index)
     return found
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

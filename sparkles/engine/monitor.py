@@ -6,7 +6,7 @@ So a replayed wait stands exactly as long as the job's outcome does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from sparkles import digest
 from sparkles.engine.commands import Answer, Done, Raised, StepError, Wait, refused
@@ -14,7 +14,7 @@ from sparkles.engine.events import Noticed, Progressed, Report
 from sparkles.engine.journal import Asking, Journal
 from sparkles.errors import NotFound
 from sparkles.model import Counts, JobId, Json, TaskState
-from sparkles.ports import Clock, Content, JobStore
+from sparkles.ports import Clock, Content, FailureGroup, JobStore
 
 LEAST_PACE_S = 0.05
 """Hints arrive with every batch of commits (50 ms); counting more often shows nothing more."""
@@ -32,7 +32,11 @@ COUNTING_SHARE = 0.05
 
 def failure_sentence(store: JobStore, job_id: str, counts: Counts) -> str:
     """What went wrong with a job, in one sentence with the first failed task."""
-    groups = store.count_failures(job_id)
+    return sentence_of(job_id, counts, store.count_failures(job_id), lambda index: store.get_task(job_id, index).reason)
+
+
+def sentence_of(job_id: str, counts: Counts, groups: Sequence[FailureGroup], reason: Callable[[int], str]) -> str:
+    """As `failure_sentence`, of what is known of the job's failed tasks; `reason` gives one's."""
     parts = []
     for group in groups:
         code = f" {group.exit_code}" if group.failure == "exit" and group.exit_code is not None else ""
@@ -45,8 +49,8 @@ def failure_sentence(store: JobStore, job_id: str, counts: Counts) -> str:
     )
     if groups:
         first = min(group.example for group in groups)
-        task = store.get_task(job_id, first)
-        sentence += f"; first: task {first}: {task.reason}" if task.reason else f"; first: task {first}"
+        why = reason(first)
+        sentence += f"; first: task {first}: {why}" if why else f"; first: task {first}"
     return sentence
 
 

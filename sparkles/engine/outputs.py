@@ -33,7 +33,7 @@ def judge(ended: Ended, spec: JobSpec, memory_bytes: int) -> tuple[FailureClass 
     if ended.cause is Cause.TIMEOUT:
         return FailureClass.TIMEOUT, f"ran longer than its time limit of {spec.timeout_s:g} s and was ended"
     if ended.cause is Cause.MEMORY:
-        used = size(ended.peak_memory_bytes)
+        used = size(ended.peak_memory_bytes or 0)
         return FailureClass.OOM, f"used {used} of memory where {size(memory_bytes)} were asked for, and was ended"
     if ended.cause is Cause.KERNEL_OOM:
         asked = f"{size(memory_bytes)} were asked for" if memory_bytes else "no limit was set"
@@ -169,15 +169,22 @@ def tail_text(data: bytes) -> str:
     return kept.encode()[-TAIL_BYTES:].decode("utf-8", "ignore")
 
 
-def disk_full(folder: str, tail: str) -> bool:
-    """Whether a program that failed probably did for want of space: its log says so, or there is none."""
-    if "No space left on device" in tail or "Disk quota exceeded" in tail:
-        return True
+FULL_BELOW = 1 << 20
+"""Bytes: a write of a megabyte is refused with less, and a program that failed for that may have left this much when it was ended."""
+
+
+def said_full(tail: str) -> bool:
+    """Whether the end of a log holds the system's words for a full disk."""
+    return "No space left on device" in tail or "Disk quota exceeded" in tail
+
+
+def disk_full(folder: str) -> bool:
+    """Whether the file system of a folder has next to no space left."""
     try:
         facts = os.statvfs(folder)
     except OSError:
         return False
-    return facts.f_bavail * facts.f_frsize < 65536
+    return facts.f_bavail * facts.f_frsize < FULL_BELOW
 
 
 @cache

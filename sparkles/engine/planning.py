@@ -26,7 +26,7 @@ from sparkles.engine.session import Options, Ports
 from sparkles.engine.small import drawn
 from sparkles.engine.submitting import Submitter, ask_submit, job_id_of
 from sparkles.errors import InternalError, NotFound, RowsError, UsageError
-from sparkles.model import Digest, Json, Run, StepState
+from sparkles.model import Digest, Json, Run, Step, StepState
 from sparkles.ports import Outcome
 
 
@@ -101,11 +101,11 @@ class PlanSession:
         """Results for the script."""
         return self._jobs.outcomes(job_id, first, limit)
 
-    def not_asked(self) -> list[tuple[str, str]]:
-        """Kind and position of the recorded steps that the script did not ask for; what it showed (`log`) does not count."""
+    def not_asked(self) -> list[Step]:
+        """The recorded steps that the script did not ask for; what it showed (`log`) does not count."""
         steps = self._ports.runs.list_steps(self._run.id)
         return [
-            (step.key.kind, step.position)
+            step
             for step in steps
             if step.key not in self.journal.answered and step.key.kind != "log" and step.key.strand != "end"
         ]
@@ -292,7 +292,7 @@ class PlanSession:
             reused, new = (counts.succeeded, counts.total - counts.succeeded) if counts is not None else (0, 0)
             self._say(REUSED, "submit", job_id, strand, command.position, tasks_reused=reused, tasks_new=new)
             return done
-        cached = self._options.cache and built.spec.cache and name not in self._options.rerun
+        cached = self._options.cache and built.spec.cache and not self._options.rerun.intersection((name, asking.key))
         sweep = self._jobs.add(job_id, built, asking.key, cached=cached)
         why = f"the record of {job_id} was cleaned" if is_recorded and sweep.new else ""
         if sweep.new and not cached:

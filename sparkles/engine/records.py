@@ -5,6 +5,9 @@ Surprise: a record may be made in a thread of the crew while the loop goes on, s
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
+
 import msgspec
 
 from sparkles.engine import attempt as files
@@ -35,9 +38,11 @@ class Records:
 
     def __init__(self, worker: WorkerId, blobs: Workspace, clock: Clock) -> None:
         self._worker, self._blobs, self._clock = worker, blobs, clock
+        self.unwritten: dict[str, Attempt] = {}
+        """By token: records that a full disk has kept from being written so far."""
 
-    def conclude(self, task: HeldTask, ended: Ended) -> Attempt:
-        """Perhaps in the crew: judges, keeps what is to be kept, and writes the record."""
+    def conclude(self, task: HeldTask, ended: Ended, full: bool) -> Attempt:
+        """Perhaps in the crew: judges, keeps what is to be kept, and writes the record. `full`: whether the disk was when it ended."""
         claim, spec, folder = task.claim, task.plan.spec, task.folder
         failure, reason = outputs.judge(ended, spec, task.need.memory)
         results: str | None = None
@@ -67,6 +72,7 @@ class Records:
             signal=ended.signal,
             cpu_s=ended.cpu_s,
             peak_memory_bytes=ended.peak_memory_bytes,
+            full=full,
             results=results,
             artifacts=artifacts,
         )
@@ -80,7 +86,8 @@ class Records:
         exit_code: int | None = None,
         signal: int = 0,
         cpu_s: float = 0.0,
-        peak_memory_bytes: int = 0,
+        peak_memory_bytes: int | None = None,
+        full: bool = False,
         results: str | None = None,
         artifacts: tuple[Artifact, ...] = (),
     ) -> Attempt:
@@ -89,7 +96,9 @@ class Records:
         tail = ""
         if failure is not None:
             tail = outputs.log_tail(folder)
-            if failure is FailureClass.EXIT and outputs.disk_full(folder, tail):
+            # A program that passes over a refused write fails by what is missing of its outputs.
+            lacking = failure is FailureClass.OUTPUT and outputs.disk_full(folder)
+            if lacking or (failure is FailureClass.EXIT and (full or outputs.said_full(tail))):
                 failure, reason = FailureClass.DISK, f"{reason}: no space is left on the device of {folder}"
         attempt = Attempt(
             task.claim.ref,
@@ -114,9 +123,25 @@ class Records:
                 files.remove_scratch(folder)  # what the task left there may be what fills the disk
                 files.write_record(folder, attempt)
         except OSError as error:
-            if failure is None:
+            if files.is_full(error):
+                self.unwritten[attempt.token] = attempt  # hours of work are not to be lost for it: the store may have room
+            elif failure is None:
                 failed = files.failed_call(error, "the attempt's record was not written")
                 attempt = msgspec.structs.replace(
                     attempt, failure=failed.failure, reason=failed.reason, outputs=(), results=None
                 )
         return attempt
+
+    def write_late(self) -> None:
+        """Writes what a full disk had refused, as far as it is possible now."""
+        for token, attempt in list(self.unwritten.items()):
+            try:
+                files.write_record(os.fspath(self._blobs.folder(attempt.ref)), attempt)
+            except OSError:
+                continue
+            del self.unwritten[token]
+
+    def recorded(self, attempts: Iterable[Attempt]) -> None:
+        """The store has these: what of them could not be written is not needed any more."""
+        for attempt in attempts if self.unwritten else ():
+            self.unwritten.pop(attempt.token, None)

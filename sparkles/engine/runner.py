@@ -49,7 +49,8 @@ class Launch(msgspec.Struct, frozen=True, gc=False):
 
 
 class Ended(msgspec.Struct, frozen=True, gc=False):
-    """How a program ended. `exit_code` is None where `signal` ended it; `peak_memory_bytes` is 0 where it ended too soon to be measured."""
+    """How a program ended. `exit_code` is None where `signal` ended it; `peak_memory_bytes` is None where it ended too soon to be
+    measured."""
 
     handle: int
     exit_code: int | None
@@ -57,7 +58,7 @@ class Ended(msgspec.Struct, frozen=True, gc=False):
     cause: Cause
     seconds: float
     cpu_s: float
-    peak_memory_bytes: int
+    peak_memory_bytes: int | None
 
 
 class StartFailed(Exception):

@@ -21,7 +21,7 @@ from sparkles.engine.shelling import EndMarked, ShellSteps
 from sparkles.engine.small import SmallSteps
 from sparkles.engine.submitting import Defaults, SubmitSteps, Submitter
 from sparkles.errors import BackendError, InternalError
-from sparkles.model import Run
+from sparkles.model import Run, StepKey
 from sparkles.ports import Blobs, Clock, Fleet, JobStore, Notifier, RunStore
 from sparkles.states import job_state
 
@@ -51,7 +51,7 @@ class Options:
         frozen: bool = False,
         keep_failed: bool = False,
         defaults: Defaults | None = None,
-        rerun: frozenset[str] = frozenset(),
+        rerun: frozenset[str | StepKey] = frozenset(),
         end_marked: EndMarked = lambda variable, value: None,
     ) -> None:
         """`root` is where relative paths start, `state` the state folder, `environ` what `shell` commands inherit; `end_marked` ends what

@@ -9,12 +9,12 @@ from __future__ import annotations
 import glob
 import os
 import posixpath
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sparkles import digest
+from sparkles.engine.outputs import compile_glob
 from sparkles.errors import UsageError
 from sparkles.model import Artifact, Digest
 
@@ -84,7 +84,7 @@ class StubFiles:
 
     def matches(self, pattern: str) -> list[str]:
         """See inputs.FileSource."""
-        wanted = re.compile(_regex(_normal(pattern)))
+        wanted = compile_glob(_normal(pattern))
         found = {name for name in self._contents if wanted.fullmatch(name)}
         for folder in self._folders:
             for each in glob.iglob(os.path.expanduser(pattern), root_dir=folder, recursive=True):
@@ -108,27 +108,3 @@ class StubFiles:
 
 def _normal(path: str) -> str:
     return posixpath.normpath(path)
-
-
-_GLOB = re.compile(r"\*\*/|\*\*|\*|\?|\[[^\]]+\]|.", re.DOTALL)
-
-
-def _regex(pattern: str) -> str:
-    """A path pattern as a regular expression; `**` crosses folders."""
-    parts = []
-    for match in _GLOB.finditer(pattern):
-        piece = match[0]
-        if piece == "**/":
-            parts.append("(?:.*/)?")
-        elif piece == "**":
-            parts.append(".*")
-        elif piece == "*":
-            parts.append("[^/]*")
-        elif piece == "?":
-            parts.append("[^/]")
-        elif len(piece) > 1:
-            negated = piece.startswith("[!")
-            parts.append("[" + ("^" if negated else "") + re.escape(piece[2 if negated else 1 : -1]).replace(r"\-", "-") + "]")
-        else:
-            parts.append(re.escape(piece))
-    return "".join(parts)

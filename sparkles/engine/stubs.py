@@ -7,6 +7,7 @@ waits, the clock jumps to when the first one wakes up. Nothing is stored.
 
 from __future__ import annotations
 
+import collections
 import random
 import uuid
 from collections.abc import Callable, Iterable
@@ -18,11 +19,13 @@ from sparkles.engine import jobs
 from sparkles.engine.commands import Answer, Done, Pending, Raised, StepError, Unrecorded, refused
 from sparkles.engine.fetching import scalars
 from sparkles.engine.journal import Asking, Journal
+from sparkles.engine.monitor import sentence_of
 from sparkles.engine.outputs import compile_glob
 from sparkles.engine.reading import parsed
 from sparkles.engine.stub_files import StubFiles
 from sparkles.errors import InternalError, RowsError, UsageError
-from sparkles.model import Digest, Json, StepKey
+from sparkles.model import Counts, Digest, FailureClass, Json, StepKey
+from sparkles.ports import FailureGroup
 
 Ask = Callable[[str, dict[str, Json]], dict[str, Json]]
 """Asks the test: ("submit" | "shell" | "step", what) -> its stub's answer. Raises where the test has ended or failed meanwhile.
@@ -248,9 +251,7 @@ class StubSession:
 
     def _ended(self, job_id: str) -> dict[str, Json]:
         name, tasks = self._jobs[job_id]
-        states = [task["state"] for task in tasks]
-        counts = {state: states.count(state) for state in ("pending", "claimed", "succeeded", "failed", "cancelled")}
-        return {"id": job_id, "name": name, "count": len(tasks), "counts": {**counts, "reused": 0}}
+        return {"id": job_id, "name": name, "count": len(tasks), "counts": _counts(tasks).by_state()}
 
     def _fetch(self, _strand: str, command: ask.Fetch) -> Answer:
         tasks = self._jobs[command.job][1]
@@ -338,17 +339,17 @@ def _failed(tasks: list[dict[str, Json]]) -> bool:
 
 
 def _sentence(job_id: str, tasks: list[dict[str, Json]]) -> str:
-    """As monitor.failure_sentence says it."""
-    bad = [task for task in tasks if task["state"] in ("failed", "cancelled")]
-    kinds: dict[str, int] = {}
-    for task in bad:
-        kind = f"exit {task['exitCode']}" if task["class"] == "exit" else str(task["class"])
-        kinds[kind] = kinds.get(kind, 0) + 1
-    verb = "failed" if any(task["state"] == "failed" for task in bad) else "were cancelled"
-    listed = ", ".join(f"{kind}: {count}" for kind, count in kinds.items())
-    return (
-        f"job {job_id}: {len(bad)} of {len(tasks)} tasks {verb} ({listed}); first: task {bad[0]['index']}: {bad[0]['reason']}"
-    )
+    groups: dict[tuple[str, int | None], list[int]] = {}
+    for task in tasks:
+        if task["state"] == "failed":
+            groups.setdefault((task["class"], task["exitCode"]), []).append(task["index"])
+    found = [FailureGroup(FailureClass(kind), code, len(each), each[0]) for (kind, code), each in groups.items()]
+    found.sort(key=lambda group: -group.count)
+    return sentence_of(job_id, _counts(tasks), found, lambda index: tasks[index - 1]["reason"] or "")
+
+
+def _counts(tasks: list[dict[str, Json]]) -> Counts:
+    return Counts(**collections.Counter(task["state"] for task in tasks))
 
 
 def _bytes(value: str | bytes) -> bytes:

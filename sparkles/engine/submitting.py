@@ -138,9 +138,9 @@ class SubmitSteps:
         pool: str,
         *,
         cache: bool,
-        rerun: frozenset[str] = frozenset(),
+        rerun: frozenset[str | StepKey] = frozenset(),
     ) -> None:
-        """`rerun`: names of jobs whose tasks run though their results are known."""
+        """`rerun`: names, or submit steps, of jobs whose tasks run though their results are known."""
         self._submitter = submitter
         self._rerun = rerun
         self._store = store
@@ -167,7 +167,7 @@ class SubmitSteps:
                 self._submitter.serve(self._pool)
             return Done(value, reused=True)
         self._journal.start(asking)
-        cache = self._cache and built.spec.name not in self._rerun
+        cache = self._cache and not self._rerun.intersection((built.spec.name, asking.key))
         self._submitter.create(built, job_id, owner=self._run, pool=self._pool, cache=cache)
         self._journal.finish(asking, value)
         return Done(value)

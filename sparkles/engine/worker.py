@@ -11,11 +11,12 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
+from functools import partial
 
 import msgspec
 
 from sparkles.engine import attempt as files
-from sparkles.engine import capacity, retry
+from sparkles.engine import capacity, outputs, retry
 from sparkles.engine.attempt import AttemptFailed, Plan
 from sparkles.engine.capacity import Amount
 from sparkles.engine.crew import Crew
@@ -99,6 +100,7 @@ class Worker:
         self._told_waiting = False
         self._hinted = False
         self._gone = False
+        self._full = False  # the store has no space: nothing is started until it has
         now = clock.monotonic()
         self._next_beat = now + self._pace.beat_s
         self._next_claim = self._next_look = self._told_at = now
@@ -143,7 +145,7 @@ class Worker:
                     ended = self._limited_first(ended)
                 if hint_fd < 0 or hint_fd in ready:
                     self._hinted = self._notifier.wait(0.0) or self._hinted
-                if self.mode is Mode.SERVING:
+                if self.mode is Mode.SERVING and not self._full:
                     self._bearing(self._start_queued, "starting")
                 for each in ended:
                     self._ended(each)
@@ -152,7 +154,7 @@ class Worker:
                         self._handed_back()
                     if self._driver_fd is not None and self._driver_fd in ready:
                         self._listen(self._driver_fd)
-                if self.mode is Mode.SERVING:
+                if self.mode is Mode.SERVING and not self._full:
                     self._bearing(self._fill, "claiming")
                 self._bearing(self._keep_time, "keeping time")
             if not self._gone:
@@ -183,7 +185,7 @@ class Worker:
     def _pause(self, hint_fd: int) -> float:
         """How long to wait at most: until the next thing that this worker does by itself."""
         until = min(self._next_beat, self._commit_at, self._tell_at)
-        if self.mode is Mode.SERVING:
+        if self.mode is Mode.SERVING and not self._full:
             if not self._queue:
                 if self._next_claim > self._clock.monotonic():
                     until = min(until, self._next_claim)
@@ -247,6 +249,7 @@ class Worker:
         except BackendError as error:
             self._bear(error, "heartbeat")
             return
+        self._full = False
         self._told_waiting = waiting
         if not alive:
             # Its tasks were given to others: what it still sends is refused by token, and what is not refused goes back to pending.
@@ -255,18 +258,24 @@ class Worker:
             self.mode = Mode.STOPPING
 
     def _bear(self, error: BackendError, what: str) -> None:
-        """Goes on where trying again can help: the next time is soon. Raises the error where not."""
-        if not error.retryable and not isinstance(error, StorageFull):
+        """Goes on where trying again can help: the next time is soon. Raises the error where not.
+
+        A full store is borne for what runs and for what cannot be left in a result.json; else the worker leaves, so that its driver says
+        so: recovery records what it left.
+        """
+        if isinstance(error, StorageFull):
+            if not (self._running or self._busy or self._scratches or self._records.unwritten):
+                raise error
+            self._full = True
+        elif not error.retryable:
             raise error
         self._say(f"{what}: {error}")
 
     def _bearing(self, act: Callable[[], None], what: str) -> None:
-        """Does what needs the store; where that is busy for now, tries again soon: programs that run are not to suffer for it."""
+        """Does what needs the store; where that is busy or full, tries again soon: programs that run are not to suffer for it."""
         try:
             act()
         except BackendError as error:
-            if not error.retryable:
-                raise
             self._bear(error, what)
             self._next_claim = max(self._next_claim, self._clock.monotonic() + _RETRY_S)
 
@@ -457,11 +466,12 @@ class Worker:
         """Looks after what a program left: here, or by the crew where files have to be read."""
         task = self._running.pop(ended.handle)
         succeeded = ended.exit_code == 0 and task.why is None
+        full = ended.exit_code != 0 and outputs.disk_full(task.folder)  # now: what fills it may soon be removed
         if task.claim.spec.files or (succeeded and task.plan.spec.outputs):
             self._busy[task.claim.token] = task
-            self._crew.submit(task, lambda: self._records.conclude(task, ended))
+            self._crew.submit(task, lambda: self._records.conclude(task, ended, full))
         else:
-            self._keep(task, self._records.conclude(task, ended))
+            self._keep(task, self._records.conclude(task, ended, full))
 
     def _handed_back(self) -> None:
         """What the crew has done: inputs are in place, or outputs are kept."""
@@ -488,7 +498,11 @@ class Worker:
             files.remove_tree(task.folder)
         except OSError:
             pass  # the next attempt of this number removes it
-        self._jobs.release([task.claim])
+        try:
+            self._jobs.release([task.claim])
+        except BackendError as error:
+            self._queue.append(task.claim)  # it is given back with the rest of the queue, or started after all
+            self._bear(error, "giving back a claim")
 
     def _keep(self, task: HeldTask, attempt: Attempt) -> None:
         """Decides what becomes of the task, for the next commit."""
@@ -517,15 +531,18 @@ class Worker:
         started = [task for task in (*self._running.values(), *self._busy.values()) if task.handle and not task.told]
         if not batch and not started:
             return
+        self._records.write_late()
         try:
             self._jobs.finish(batch, [task.claim for task in started])
         except BackendError as error:
             self._bear(error, f"{len(batch)} outcomes are not recorded yet")
-            if self.mode is Mode.STOPPING:
+            if self.mode is Mode.STOPPING and not (self._running or self._busy or self._records.unwritten):
                 raise  # recovery takes them from result.json
             self._commit_at = self._clock.monotonic() + _RETRY_S
             return
         self._finishes = []
+        self._full = False
+        self._records.recorded(finish.attempt for finish in batch)
         for task in started:
             task.told = True
         self._tell_soon()
@@ -534,7 +551,7 @@ class Worker:
         if self._short:
             self._next_claim = self._clock.monotonic()  # the ends of a job's tasks make room for others of it
         for job in {finish.attempt.ref.job for finish in batch if finish.state is TaskState.FAILED} & self._failed.keys():
-            self._limit_failures(job)
+            self._bearing(partial(self._limit_failures, job), "limiting failures")
 
     # Jobs that may have so many failures and no more: the store cancels what is pending of them, a worker gives back what it has ahead
 

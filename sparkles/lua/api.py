@@ -127,7 +127,7 @@ RECORDS: tuple[Record, ...] = (
             Field("attempts", "integer", "How often it was tried."),
             _opt("seconds", "number", "How long its last attempt took."),
             _opt("cpuSeconds", "number", "Processor time of its last attempt."),
-            _opt("peakMemory", "integer", "Bytes, of its last attempt."),
+            _opt("peakMemory", "integer", "Bytes, of its last attempt; nil where it ended too soon to be measured."),
             _opt("reusedFrom", "string", "`JOB/INDEX` of the task whose outcome was reused."),
             _opt("name", "string", "As given by the row function."),
         ),

@@ -167,7 +167,7 @@ function ResultMethods:table(columns) end
 ---@field attempts integer How often it was tried.
 ---@field seconds? number How long its last attempt took.
 ---@field cpuSeconds? number Processor time of its last attempt.
----@field peakMemory? integer Bytes, of its last attempt.
+---@field peakMemory? integer Bytes, of its last attempt; nil where it ended too soon to be measured.
 ---@field reusedFrom? string `JOB/INDEX` of the task whose outcome was reused.
 ---@field name? string As given by the row function.
 

@@ -62,6 +62,7 @@ def alive(process):
             workflow_digest="d" * 64,
             beat_ms=9,
             created_at_ms=3,
+            forked_from="r-0",
         ),
         run("r-ü 東京/'\"", workflow="wörk flöws/é.lua", args='{"s":"a\\u0000b","ü":1}'),
         run(seed=2**53 - 1, created_at_ms=2**42),

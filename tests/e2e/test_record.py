@@ -69,3 +69,119 @@ def test_steps_that_are_not_asked_for_are_listed(site):
     script(site, 'shell("true")\n')
     assert "1 recorded step is not asked for: write at workflow.lua:3" in site.sparkles("replay", "LAST").stdout
     assert value(site, "replay", "LAST")["notAsked"] == [{"kind": "write", "position": "workflow.lua:3"}]
+
+
+# fork
+
+LOOP = """for k = 1, 3 do run(JobBuilder("round"):setCommandTemplate("echo " .. k)) end
+local n = step("double", function() return 2 end)
+"""
+
+
+def attempts(site):
+    return site.query("SELECT count(*) FROM attempts")[0][0]
+
+
+def test_a_fork_says_that_it_is_a_new_run_and_show_says_of_which(site):
+    script(site, LOOP)
+    site.sparkles("run", "workflow.lua")
+    (source,) = site.query("SELECT id FROM runs")[0]
+    said = site.sparkles("run", "--fork", source).stderr
+    forked = value(site, "runs", "-n", "1")["run"]
+    assert f"run {forked}: a new run that starts from {source} with 4 steps of it" in said
+    assert "goes on" not in said
+    assert f"forked from  {source}" in site.sparkles("show", forked).stdout
+    assert (value(site, "show", forked)["forkedFrom"], value(site, "show", source)["forkedFrom"]) == (source, None)
+    site.sparkles("clean", source, "--yes")
+    assert f"{source} (its record was cleaned)" in site.sparkles("show", forked).stdout
+
+
+def test_a_fork_that_is_resumed_goes_on(site):
+    script(site, 'writeText("a.txt", "a")\nif not fileExists("go") then fail("stop") end\n')
+    site.sparkles("run", "workflow.lua", code=1)
+    site.sparkles("run", "--fork", "LAST", code=1)
+    (site.folder / "go").touch()
+    said = site.sparkles("run", "workflow.lua").stderr
+    assert "goes on: 2 steps recorded" in said
+
+
+def test_a_fork_reruns_every_job_of_a_name_or_the_one_of_an_id(site):
+    script(site, LOOP)
+    site.sparkles("run", "workflow.lua")
+    source, first = site.query("SELECT owner, id FROM jobs ORDER BY sequence")[0]
+    assert attempts(site) == 3
+    site.sparkles("run", "--fork", source, "--rerun", "round")
+    assert attempts(site) == 6
+    site.sparkles("run", "--fork", source, "--rerun", first)
+    assert attempts(site) == 7
+
+
+def test_a_fork_reruns_a_step_by_its_name(site):
+    script(site, LOOP)
+    site.sparkles("run", "workflow.lua")
+    said = site.sparkles("run", "--fork", "LAST", "--rerun", "double").stderr
+    assert "with 3 steps of it" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--new",), "--fork RUN begins a new run already"),
+        (("--rerun", "roudn"), "no such job or step in run r-"),
+        (("--rerun", "roudn"), "Did you mean 'round'?"),
+        (("--rerun", "xyz"), "(its jobs: round; its steps: double). Every step has a number: sparkles show r-"),
+    ],
+)
+def test_mistakes_of_a_fork_get_a_sentence(site, options, message):
+    script(site, LOOP)
+    site.sparkles("run", "workflow.lua")
+    assert message in site.sparkles("run", "--fork", "LAST", *options, code=2).stderr
+    assert site.query("SELECT count(*) FROM runs") == [(1,)]
+
+
+# show
+
+STRANDS = """map({"x", "y"}, function(item) shell("echo " .. item) end)
+pcall(parallel, {a = function() fail("stop") end})
+"""
+
+
+def lines(site):
+    (run,) = site.query("SELECT id FROM runs ORDER BY sequence DESC LIMIT 1")[0]
+    return run, site.sparkles("show", run).stdout.splitlines()
+
+
+def test_show_says_how_a_join_ended_and_which_item_a_strand_has(site):
+    script(site, STRANDS.replace('fail("stop")', 'shell("exit 3")'))
+    site.sparkles("run", "workflow.lua")
+    _, shown = lines(site)
+    joins = [line for line in shown if "  join  " in line]
+    assert "all 2 ended well" in joins[0]
+    assert "ended by the error of main/a" in joins[1]
+    assert not any("decided" in line for line in shown)
+    of = {place: next(line for line in shown if f"main/[{place}] " in line) for place in (1, 2)}
+    assert "echo x" in of[1]
+    assert "echo y" in of[2]
+
+
+def test_show_marks_what_an_edited_script_does_not_ask_for(site):
+    script(site, 'shell("echo a")\nwriteText("o.txt", "x")\n')
+    site.sparkles("run", "workflow.lua")
+    run, shown = lines(site)
+    assert not any("not asked for" in line for line in shown)
+    script(site, 'writeText("o.txt", "x")\n')
+    _, shown = lines(site)
+    assert [line for line in shown if "(not asked for any more)" in line] == [line for line in shown if "echo a" in line]
+    assert [step["stale"] for step in value(site, "show", run)["steps"]] == [True, False]
+    script(site, "this is no Lua")
+    assert [step["stale"] for step in value(site, "show", run)["steps"]] == [None, None]
+
+
+def test_cleaned_jobs_are_named(site):
+    script(site, 'local r = run(JobBuilder("one"):setCommandTemplate("echo a"))\nprint(r.tasks[1].exitCode)\n')
+    site.sparkles("run", "workflow.lua")
+    (job,) = site.query("SELECT id FROM jobs")[0]
+    site.sparkles("clean", job, "--yes")
+    run, shown = lines(site)
+    assert any(f"{job} (1 task; its record was cleaned)" in line for line in shown)
+    assert f"the record of {job} was cleaned, and its results with it" in site.sparkles("replay", run, code=1).stderr

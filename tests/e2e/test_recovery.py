@@ -58,7 +58,7 @@ COUNT = 'echo "$SPARKLES_JOB/$SPARKLES_TASK" >> "$RUNS"; '
 
 
 def test_after_kill_9_of_a_worker_nothing_lives_and_nothing_that_finished_runs_again(place):
-    runs = place.state / "runs"
+    runs = place.state / "ran"
     long = (
         COUNT
         + "setsid sh -c 'sleep 300 & sleep 300' & env -i sleep 300 & trap '' TERM; echo runs; test $SPARKLES_ATTEMPT = 2 || sleep 300"

@@ -131,6 +131,14 @@ def test_measured_use(place):
     assert attempt.ended_at_ms - attempt.started_at_ms >= 400
 
 
+def test_memory_of_a_short_task_is_what_the_kernel_saw_or_not_known(place):
+    hungry = f"exec {sys.executable} -c 'x = bytearray(90 << 20)'"
+    job = place.add("short", ["true", hungry])
+    place.serve("--sample", "60")
+    assert place.attempt(job, 1).peak_memory_bytes is None
+    assert 90 << 20 < place.attempt(job, 2).peak_memory_bytes < 200 << 20
+
+
 def test_wildcards_pass_over_the_inputs(place):
     content = place.blobs.put_bytes(b"in")
     task = TaskSpec("echo out > b.txt", files=(InputFile("a.txt", content, 2), InputFile("l.txt", content, 2, link=True)))
@@ -269,7 +277,7 @@ CLAIMED_AHEAD = ["true"] * 300
 )
 def test_tasks_that_were_claimed_ahead_do_not_start_after_the_limit(place, limit, command, how):
     """At most the limit, the one that breaks it, and what ran beside that one."""
-    runs = place.state / "runs"
+    runs = place.state / "ran"
     place.add("warm", CLAIMED_AHEAD)
     job = place.add("many", [f'echo "$SPARKLES_TASK" >> "{runs}"; {command}'] * 40, max_failures=limit, **how)
     place.serve("--cpu", "2")

@@ -12,6 +12,7 @@ from sparkles import __version__
 from sparkles.backends.local import schema
 from sparkles.backends.local.db import Database, open_state
 from sparkles.backends.local.job_store import SqliteJobStore
+from sparkles.backends.local.layout import create_private
 from sparkles.backends.local.run_store import SqliteRunStore
 from sparkles.backends.local.schema import MIGRATIONS, Migration, migrate, pending, statements, verify
 from sparkles.errors import BackendError, InternalError, SchemaTooNew
@@ -225,3 +226,17 @@ def test_processes_make_the_same_folder_at_once(tmp_path):
     for each in started:
         out, err = each.communicate(timeout=30)
         assert (out, err) == ("[]\n", "")
+
+
+def test_making_the_database_s_file_leaves_the_locks_of_other_threads(tmp_path):
+    """Closing any descriptor of a file takes away every lock that its process has on it: one that is there is not opened."""
+    database = Database(tmp_path / "sparkles.db", wal=False)
+    database.run("CREATE TABLE a (x INTEGER) STRICT")
+    script = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], timeout=0, isolation_level=None); c.execute('BEGIN IMMEDIATE')"
+    )
+    with database.atomic():
+        create_private(database.path)
+        done = subprocess.run([sys.executable, "-c", script, str(database.path)], capture_output=True, text=True, check=False)
+    database.close()
+    assert "database is locked" in done.stderr

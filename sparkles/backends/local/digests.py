@@ -1,4 +1,4 @@
-"""The digests of files that were hashed before, in `digests.db` of the state folder. May import model.
+"""The digests of files that were hashed before, in `digests.db` of the state folder. May import model and local.layout.
 
 A row is found again by (absolute path, size, mtime, ctime, inode). It is a cache: whatever is wrong with it, files are read
 again and nothing fails; a damaged database is thrown away. Surprise: a file that was modified less than 2 s before it was
@@ -15,6 +15,7 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
+from sparkles.backends.local.layout import create_private
 from sparkles.model import Digest
 
 RACY_NS = 2_000_000_000
@@ -94,7 +95,7 @@ class DigestCache:
             # 5 s: other processes hold the lock for one insert only; longer means that the disk hangs, and reading the file is
             # quicker.
             try:
-                os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # it names the user's files
+                create_private(self._path)  # it names the user's files
             except OSError:
                 pass  # SQLite says what is wrong
             self._db = sqlite3.connect(self._path, timeout=5.0, check_same_thread=False)

@@ -43,9 +43,20 @@ def make(state: Path) -> None:
         if not ignore.exists():
             ignore.write_text("*\n", "ascii")
         # SQLite gives its log, and the index of the log, the mode of the database.
-        os.close(os.open(database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        create_private(database)
     except OSError as error:
         raise os_error(error, "make the state folder", state) from error
+
+
+def create_private(file: Path) -> None:
+    """Makes an empty file for its user alone, unless it is there. Raises OSError.
+
+    One that is there is not opened: closing it would take away the locks that SQLite holds on it in another thread (fcntl(2)).
+    """
+    try:
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        return
 
 
 def make_private(folder: Path) -> None:

@@ -18,7 +18,7 @@ from sparkles.backends.local.sqlite_errors import damaged, translate
 from sparkles.model import ProcessId, Run, RunId, RunState, Step, StepKey, StepState
 from sparkles.ports import RunStore
 
-_RUN = "id, workflow, args, state, seed, driver, created_at_ms, ended_at_ms, error, workflow_digest, beat_ms"
+_RUN = "id, workflow, args, state, seed, driver, created_at_ms, ended_at_ms, error, workflow_digest, beat_ms, forked_from"
 
 _STEP = "strand, kind, digest, occurrence, state, sequence, parts, position, value, error, started_at_ms, ended_at_ms"
 
@@ -62,8 +62,9 @@ class SqliteRunStore:
             run.error,
             run.workflow_digest,
             run.beat_ms,
+            run.forked_from,
         )
-        sql = f"INSERT INTO runs ({_RUN}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING"
+        sql = f"INSERT INTO runs ({_RUN}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING"
         if not self._db.run(sql, values):
             raise messages.run_exists(run.id)
 
@@ -179,12 +180,12 @@ class SqliteRunStore:
         return int(last)
 
     def _run(self, row: Any) -> Run:
-        run_id, workflow, args, state, seed, driver, created, ended, error, workflow_digest, beat = row
+        run_id, workflow, args, state, seed, driver, created, ended, error, workflow_digest, beat, source = row
         try:
             process = None if driver is None else msgspec.json.decode(driver, type=ProcessId)
         except msgspec.MsgspecError as problem:
             raise damaged(self._db.path, f"driver of run {run_id}: {problem}") from problem
-        return Run(run_id, workflow, args, RunState(state), seed, process, created, ended, error, workflow_digest, beat)
+        return Run(run_id, workflow, args, RunState(state), seed, process, created, ended, error, workflow_digest, beat, source)
 
 
 def _step_of(row: Any) -> Step:

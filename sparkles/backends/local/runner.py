@@ -166,8 +166,8 @@ class ProcessRunner:
             self._oom_kills = kills
         seconds = time.monotonic() - program.started
         if code < 0:
-            return Ended(program.handle, None, -code, cause, seconds, cpu_s, peak)
-        return Ended(program.handle, code, 0, cause, seconds, cpu_s, peak)
+            return Ended(program.handle, None, -code, cause, seconds, cpu_s, peak or None)
+        return Ended(program.handle, code, 0, cause, seconds, cpu_s, peak or None)
 
     def _terminate(self, program: _Program, cause: Cause) -> None:
         """SIGTERM (and SIGCONT for the stopped), and SIGKILL after the grace."""

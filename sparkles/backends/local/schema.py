@@ -36,7 +36,8 @@ CREATE TABLE runs (
     ended_at_ms INTEGER,
     error TEXT NOT NULL,
     workflow_digest TEXT NOT NULL,
-    beat_ms INTEGER NOT NULL
+    beat_ms INTEGER NOT NULL,
+    forked_from TEXT NOT NULL -- an id, which may outlive its run; '' where it is no fork
 ) STRICT;
 CREATE INDEX runs_by_identity ON runs (workflow, args, sequence);
 

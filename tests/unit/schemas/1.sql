@@ -19,7 +19,8 @@ CREATE TABLE runs (
     ended_at_ms INTEGER,
     error TEXT NOT NULL,
     workflow_digest TEXT NOT NULL,
-    beat_ms INTEGER NOT NULL
+    beat_ms INTEGER NOT NULL,
+    forked_from TEXT NOT NULL -- an id, which may outlive its run; '' where it is no fork
 ) STRICT;
 
 CREATE INDEX runs_by_identity ON runs (workflow, args, sequence);
@@ -129,7 +130,7 @@ CREATE TABLE workers (
 ) STRICT;
 
 INSERT INTO migrations VALUES (1, 'runs, steps, jobs, tasks, attempts, workers', '0.1.0', 1700000000000);
-INSERT INTO runs VALUES (1, 'r-1', 'w.lua', '{}', 'running', 7, '{"boot_id":"b","host":"h","pid":1,"started":1.5}', 1, NULL, '', '', 2);
+INSERT INTO runs VALUES (1, 'r-1', 'w.lua', '{}', 'running', 7, '{"boot_id":"b","host":"h","pid":1,"started":1.5}', 1, NULL, '', '', 2, '');
 INSERT INTO steps VALUES ('r-1', 'main', 'now', 'd', 1, 1, 'done', '[]', 'w.lua:1', '1.5', 0, 1, 2);
 INSERT INTO jobs VALUES (1, 'j-1', 'r-1', 'p', 0, 1, 0, NULL, NULL, 2, 1, X'7B226E616D65223A226A227D');
 INSERT INTO tasks VALUES (1, 1, 'succeeded', 'f1', 1, 1, 0, NULL, NULL, 1, NULL, 0, '', 'w-1', NULL, 0, 0, NULL, '');
