@@ -1,0 +1,155 @@
+package runner
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+type usage struct {
+	memory int64
+	cpu    float64
+}
+
+const clockTick = 100 // sysconf(_SC_CLK_TCK): 100 on every Linux port that Go runs on
+
+// groupUsage gives resident memory and CPU seconds (children that were waited for included) of process groups, by one scan for all.
+func groupUsage[V any](groups map[int]V) map[int]usage {
+	found := map[int]usage{}
+	page := int64(os.Getpagesize())
+	for _, pid := range pids() {
+		fields := stat(pid)
+		if len(fields) < 22 || fields[0] == "Z" || fields[0] == "X" {
+			continue
+		}
+		group, _ := strconv.Atoi(fields[2])
+		if _, wanted := groups[group]; !wanted {
+			continue
+		}
+		used := found[group]
+		pages, _ := strconv.ParseInt(fields[21], 10, 64)
+		used.memory += pages * page
+		for _, field := range fields[11:15] {
+			ticks, _ := strconv.ParseInt(field, 10, 64)
+			used.cpu += float64(ticks) / clockTick
+		}
+		found[group] = used
+	}
+	return found
+}
+
+func pids() []int {
+	names, err := readNames("/proc")
+	if err != nil {
+		return nil
+	}
+	var found []int
+	for _, name := range names {
+		if pid, err := strconv.Atoi(name); err == nil {
+			found = append(found, pid)
+		}
+	}
+	return found
+}
+
+func readNames(folder string) ([]string, error) {
+	file, err := os.Open(folder)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	return file.Readdirnames(-1)
+}
+
+// stat gives the fields of /proc/PID/stat from the third on (state is 0, ppid 1, pgrp 2; proc_pid_stat(5)); nil where the process is gone.
+// The second, the program's name, may hold spaces and brackets: all is counted from its last bracket.
+func stat(pid int) []string {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return nil
+	}
+	at := bytes.LastIndexByte(data, ')')
+	return strings.Fields(string(data[at+1:]))
+}
+
+// children lists this process's children, zombies included.
+func children() []int {
+	threads, err := filepath.Glob("/proc/self/task/*/children")
+	if err == nil && len(threads) > 0 {
+		var found []int
+		for _, path := range threads {
+			data, err := os.ReadFile(path)
+			if err != nil {
+				continue
+			}
+			for _, field := range strings.Fields(string(data)) {
+				if pid, err := strconv.Atoi(field); err == nil {
+					found = append(found, pid)
+				}
+			}
+		}
+		return found
+	}
+	// Kernels without CONFIG_PROC_CHILDREN have no such file.
+	own := strconv.Itoa(os.Getpid())
+	var found []int
+	for _, pid := range pids() {
+		if fields := stat(pid); len(fields) > 1 && fields[1] == own {
+			found = append(found, pid)
+		}
+	}
+	return found
+}
+
+// tokenOf gives the claim token in a process's environment, or "".
+func tokenOf(pid int) string {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	if err != nil {
+		return ""
+	}
+	_, rest, found := bytes.Cut(append([]byte{0}, data...), []byte("\x00"+TokenVariable+"="))
+	if !found {
+		return ""
+	}
+	value, _, _ := bytes.Cut(rest, []byte{0})
+	return string(value)
+}
+
+// ownPeak is this process's greatest resident memory, in kilobytes.
+func ownPeak() int64 {
+	var used syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &used) != nil {
+		return 0
+	}
+	return used.Maxrss
+}
+
+// oomKills counts processes that the kernel ended for want of memory: in this process's own cgroup where it says so (v2: memory.events, v1:
+// memory.oom_control), else on the machine.
+func oomKills() int64 {
+	for _, path := range []string{"/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"} {
+		if count, found := counter(path, "oom_kill"); found {
+			return count
+		}
+	}
+	count, _ := counter("/proc/vmstat", "oom_kill")
+	return count
+}
+
+func counter(path, name string) (int64, bool) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return 0, false
+	}
+	for line := range strings.SplitSeq(string(data), "\n") {
+		if rest, found := strings.CutPrefix(line, name+" "); found {
+			count, err := strconv.ParseInt(strings.TrimSpace(rest), 10, 64)
+			return count, err == nil
+		}
+	}
+	return 0, false
+}
