@@ -17,8 +17,12 @@ func policy(change func(*wire.RetryPolicy)) wire.RetryPolicy {
 func TestDecide(t *testing.T) {
 	three := policy(func(p *wire.RetryPolicy) { p.Attempts = 3 })
 	codes := policy(func(p *wire.RetryPolicy) { p.Attempts, p.ExitCodes = 3, []int{75, 137} })
-	more := policy(func(p *wire.RetryPolicy) { p.Attempts, p.OOM = 3, &wire.OomRetry{Factor: 2, MaxBytes: new(int64(1500))} })
-	exit := func(code int) wire.Attempt { return wire.Attempt{Failure: wire.FailureExit, ExitCode: &code, Reason: "exited"} }
+	more := policy(func(p *wire.RetryPolicy) {
+		p.Attempts, p.OOM = 3, &wire.OomRetry{Factor: 2, MaxBytes: new(int64(1500))}
+	})
+	exit := func(code int) wire.Attempt {
+		return wire.Attempt{Failure: wire.FailureExit, ExitCode: &code, Reason: "exited"}
+	}
 	because := func(reason string) wire.Attempt { return wire.Attempt{Reason: reason} }
 	for _, each := range []struct {
 		name    string
