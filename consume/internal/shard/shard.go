@@ -169,6 +169,12 @@ type Held struct {
 	Token string
 }
 
+// IsHeld tells whether the claim is current.
+func IsHeld(shard wire.ShardDocument, claim Held) bool {
+	_, current := held(shard, claim.Ref, claim.Token)
+	return current
+}
+
 // Release gives back claims whose program was never started: the attempt's number is free again. It returns how many were current.
 func Release(shard wire.ShardDocument, claims []Held) (wire.ShardDocument, int) {
 	count := 0
