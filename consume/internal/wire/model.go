@@ -183,7 +183,7 @@ func (r AttemptRef) String() string { return fmt.Sprintf("%s/%d/a%d", r.Job, r.I
 // Attempt is the record of one try, as result.json holds it.
 //
 // Failure is empty where it succeeded. ExitCode is nil where no program ended by itself; Signal is 0 where none ended it. Results is the
-// text of results.json (JSON, checked) or nil. Reason is a sentence. Tail holds the last lines of the log of a failed attempt.
+// text of results.json (JSON, checked) or nil. PeakMemoryBytes is nil where it ended too soon to be measured. Reason is a sentence. Tail holds the last lines of the log of a failed attempt.
 type Attempt struct {
 	Ref             AttemptRef   `json:"ref"`
 	Token           string       `json:"token"`
@@ -195,7 +195,7 @@ type Attempt struct {
 	StartedAtMS     int64        `json:"started_at_ms" default:""`
 	EndedAtMS       int64        `json:"ended_at_ms" default:""`
 	CPUS            float64      `json:"cpu_s" default:""`
-	PeakMemoryBytes int64        `json:"peak_memory_bytes" default:""`
+	PeakMemoryBytes *int64       `json:"peak_memory_bytes" default:""`
 	Results         *string      `json:"results" default:""`
 	Outputs         []Artifact   `json:"outputs" default:""`
 	Tail            string       `json:"tail" default:""`
