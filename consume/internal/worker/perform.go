@@ -1,0 +1,160 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"sparkles.dev/consume/internal/attempt"
+	"sparkles.dev/consume/internal/blobs"
+	"sparkles.dev/consume/internal/runner"
+	"sparkles.dev/consume/internal/wire"
+)
+
+const (
+	pieceEvery = 5 * time.Second
+	pieceBytes = 256 << 10
+	lookEvery  = 500 * time.Millisecond
+	// storing is how long the outcome of an attempt may take to be stored before it counts as not kept.
+	storing = 30 * time.Minute
+)
+
+// perform is one task from its folder to its record; it ends with the task on w.ended.
+func (w *Worker) perform(ctx context.Context, t *task, problem string) {
+	began := time.Now()
+	defer func() {
+		if err := t.folder.Remove(); err != nil {
+			w.Log.Warn("remove a scratch directory", "folder", t.folder.Path, "error", err)
+		}
+		w.ended <- t
+	}()
+	// What an attempt left is stored even when its program was told to end.
+	keep, done := context.WithTimeout(context.WithoutCancel(ctx), storing)
+	defer done()
+	ended, memory, err := w.run(ctx, t, problem, began)
+	t.took = time.Since(began)
+	why := wire.NoFailure
+	switch context.Cause(ctx) {
+	case errPreempted:
+		why = wire.FailurePreempted
+	case errCancelled:
+		return
+	}
+	var failed *attempt.Failed
+	var start *runner.StartError
+	switch {
+	case errors.As(err, &failed):
+		if why == wire.FailurePreempted {
+			failed = &attempt.Failed{Class: why, Reason: "ended because its worker was stopped"}
+		}
+		t.record = t.folder.NotStarted(failed.Class, failed.Reason, nil, began)
+	case errors.As(err, &start):
+		class, code := wire.FailureStaging, (*int)(nil)
+		if start.Code != 0 {
+			class, code = wire.FailureExit, &start.Code
+		}
+		t.record = t.folder.NotStarted(class, start.Reason, code, began)
+	case err != nil:
+		t.record = t.folder.NotStarted(wire.FailureStaging, err.Error(), nil, began)
+	default:
+		t.ran = true
+		t.record = t.folder.Conclude(keep, w.Blobs, ended, memory, why, began)
+	}
+	w.storeLog(keep, t)
+}
+
+// run makes the folder, puts the inputs in place and runs the program, uploading its log as it grows.
+func (w *Worker) run(ctx context.Context, t *task, problem string, began time.Time) (runner.Ended, int64, error) {
+	if problem != "" {
+		return runner.Ended{}, 0, &attempt.Failed{Class: wire.FailureConfig, Reason: problem}
+	}
+	folder := t.folder
+	if err := folder.Create(); err != nil {
+		return runner.Ended{}, 0, err
+	}
+	if err := folder.PlaceInputs(ctx, w.Blobs); err != nil {
+		return runner.Ended{}, 0, err
+	}
+	log, err := os.OpenFile(folder.LogPath(), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o666)
+	if err != nil {
+		return runner.Ended{}, 0, &attempt.Failed{Class: wire.FailureStaging, Reason: fmt.Sprintf("the log could not be made: %v", err)}
+	}
+	defer log.Close()
+	launch, err := folder.Launch(log, t.memory)
+	if err != nil {
+		return runner.Ended{}, 0, err
+	}
+	following, stop := context.WithCancel(context.WithoutCancel(ctx))
+	followed := make(chan struct{})
+	go func() {
+		defer close(followed)
+		w.follow(following, t)
+	}()
+	ended, err := w.Runner.Run(ctx, launch)
+	stop()
+	<-followed
+	var start *runner.StartError
+	if errors.As(err, &start) {
+		fmt.Fprintf(log, "sparkles: %s\n", start.Reason)
+	}
+	return ended, t.memory, err
+}
+
+// follow uploads what was added to the log, in pieces, so that it can be read while the program runs.
+func (w *Worker) follow(ctx context.Context, t *task) {
+	ticker := time.NewTicker(lookEvery)
+	defer ticker.Stop()
+	var offset int64
+	last := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		facts, err := os.Stat(t.folder.LogPath())
+		if err != nil || facts.Size() <= offset || facts.Size()-offset < pieceBytes && time.Since(last) < pieceEvery {
+			continue
+		}
+		piece, err := readPiece(t.folder.LogPath(), offset, min(facts.Size()-offset, 16*pieceBytes))
+		if err != nil {
+			continue
+		}
+		if err := w.Blobs.PutObject(ctx, blobs.LogPieceName(t.claim.Ref, offset), piece); err != nil {
+			w.Log.Warn("upload a piece of a log", "job", t.claim.Ref.Job, "task", t.claim.Ref.Index, "error", err)
+			continue
+		}
+		offset += int64(len(piece))
+		last = time.Now()
+		t.pieces.Store(true)
+	}
+}
+
+func readPiece(path string, offset, size int64) ([]byte, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	return io.ReadAll(io.NewSectionReader(file, offset, size))
+}
+
+// storeLog stores the whole log and then the record, last of all. A success whose record cannot be stored is none.
+func (w *Worker) storeLog(ctx context.Context, t *task) {
+	ref := t.claim.Ref
+	if facts, err := os.Stat(t.folder.LogPath()); err == nil && facts.Size() > 0 {
+		if err := w.Blobs.PutFile(ctx, blobs.LogName(ref), t.folder.LogPath()); err != nil {
+			w.Log.Error("upload a log", "job", ref.Job, "task", ref.Index, "attempt", ref.Attempt, "error", err)
+		} else if t.pieces.Load() {
+			if err := w.Blobs.DeleteLogPieces(ctx, ref); err != nil {
+				w.Log.Warn("remove the pieces of a log", "job", ref.Job, "task", ref.Index, "error", err)
+			}
+		}
+	}
+	if err := w.Blobs.PutRecord(ctx, ref, t.record); err != nil {
+		w.Log.Error("store a record", "job", ref.Job, "task", ref.Index, "attempt", ref.Attempt, "error", err)
+	}
+}
