@@ -128,6 +128,14 @@ class MemoryBlobs:
         first = max(0, len(data) + offset) if offset < 0 else offset
         return data[first:] if limit is None else data[first : first + limit]
 
+    def list_jobs(self) -> list[str]:
+        return sorted({path.parts[-3] for path in (self._root / "jobs").glob("*/*/a*")})
+
+    def job_bytes(self, job_id: str) -> int:
+        check_job_id(job_id)
+        files = [path for path in (self._root / "jobs" / job_id).rglob("*") if path.is_file()]
+        return sum(path.stat().st_size for path in files if "outputs" not in path.parts)
+
     def delete_job(self, job_id: str, keep: Collection[AttemptRef] = ()) -> int:
         check_job_id(job_id)
         kept = {self.folder(ref) for ref in keep if ref.job == job_id}

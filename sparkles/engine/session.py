@@ -114,7 +114,7 @@ class Session:
             self.journal,
             ports.clock,
             run.id,
-            options.state / "runs" / run.id,
+            ports.runs.folder(run.id),
             options.root,
             options.environ,
             options.end_marked,

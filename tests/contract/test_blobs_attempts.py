@@ -197,3 +197,20 @@ def test_delete_job(blobs):
     assert blobs.delete_job("a") == 0
     assert blobs.delete_job("never") == 0
     assert blobs.read(digest) == b"shared"
+
+
+def test_jobs_that_have_folders(blobs, tmp_path):
+    """Each is listed until it is deleted, with what its attempts take; what the content store holds is not theirs."""
+    assert blobs.list_jobs() == []
+    for job in ("b-1", "a-1"):
+        folder = blobs.folder(AttemptRef(job, 1, 1))
+        folder.mkdir(parents=True)
+        (folder / "output.log").write_bytes(b"x" * 100)
+    (tmp_path / "output").write_bytes(b"y" * 1000)
+    blobs.publish(AttemptRef("a-1", 1, 1), [blobs.collect(tmp_path / "output", "output")])
+    assert blobs.list_jobs() == ["a-1", "b-1"]
+    assert (blobs.job_bytes("a-1"), blobs.job_bytes("b-1"), blobs.job_bytes("c-1")) == (100, 100, 0)
+    blobs.delete_job("a-1")
+    assert blobs.list_jobs() == ["b-1"]
+    with pytest.raises(UsageError, match="not the id of a job"):
+        blobs.job_bytes("../a-1")

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from sparkles.backends.local import layout
 from sparkles.backends.local.recovery import StallWatch, recover
 from sparkles.errors import BackendError
 from sparkles.model import WorkerId
@@ -20,6 +21,8 @@ from sparkles.ports import Blobs, Clock, Fleet, JobStore
 
 QUICK_S = 5.0
 QUICK_DEATHS = 3
+STARTING_S = 60.0
+"""A worker that is just starting has a log and no row yet: a younger log stays."""
 _CHECK_S = 1.0
 _LOG_BYTES = 2000
 
@@ -112,6 +115,22 @@ class ProcessFleet:
         for current in self._leaving.get(pool, []):
             if current.child.poll() is None:
                 current.child.send_signal(signal.SIGTERM)
+
+    def remove_logs(self) -> int:
+        """See Fleet."""
+        known = {str(worker.id) for worker in self._jobs.list_workers()}
+        # The file system's own present, by a file that every process touches.
+        now = max((path.stat().st_mtime for path in self._state.glob(f"{layout.DATABASE}*")), default=0.0)
+        freed = 0
+        for path in (self._state / "workers").glob("w-*.log"):
+            try:
+                found = path.stat()
+                if path.stem not in known and found.st_mtime < now - STARTING_S:
+                    path.unlink()
+                    freed += found.st_size
+            except OSError:
+                continue
+        return freed
 
     def wait_gone(self, pool: str, timeout_s: float) -> bool:
         """See Fleet. One that froze or crashed on its way out is recovered."""
