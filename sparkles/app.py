@@ -75,8 +75,12 @@ class App(Installation):
         seed = unfinished.seed if unfinished is not None else secrets.randbits(53)
         program = self._program(path, script, args, seed, interrupts)
         if unfinished is not None:
-            self._check_edited(unfinished, path, script, args, source)
+            instead = f"--new begins another run, and `sparkles plan {script}` shows what differs"
+            self._check_edited(unfinished, path, script, args, source, instead)
             run = self._take(unfinished.id, report)
+        if fork is not None:
+            instead = f"leave --fork out; `sparkles replay {fork} {script}` shows where it leaves the record"
+            self._check_edited(self.runs.get_run(fork), path, script, args, source, instead)
         if run is None:
             run = Run(
                 id=RunId(f"r-{secrets.token_hex(4)}"),
@@ -150,31 +154,23 @@ class App(Installation):
         script = Script(path, shown, args, self.scripts.module_folders(path))
         return rehearse(script, run, previous, self.ports(), options, strict=strict, as_recorded=as_recorded)
 
-    def _check_edited(self, run: Run, path: Path, shown: str, args: dict[str, str], source: bytes) -> None:
-        """Refuses to resume a run with a script that was edited so much that it asks for nothing of what is recorded."""
+    def _check_edited(self, run: Run, path: Path, shown: str, args: dict[str, str], source: bytes, instead: str) -> None:
+        """Refuses to go on from the record of a run with a script that asks for nothing of it; `instead` is what to do."""
+        from sparkles.engine import relating
+
         if run.workflow_digest == digest.of_bytes(source):
             return
-        cheap = ("log", "now", "random", "uuid", "sleep")
-        recorded = [step for step in self.runs.list_steps(run.id) if step.key.kind not in cheap]
-        if not recorded:
+        recorded = self.runs.list_steps(run.id)
+        kept = relating.kept(recorded)
+        if not kept:
             return
         try:
-            steps = self._rehearse(path, shown, run, run, args, self._options()).steps
+            found = self._rehearse(path, shown, run, run, args, self._options())
         except WorkflowError:
             return  # the run itself will say so, and nothing is lost
-        names = {
-            digest.parse(step.value)["name"]
-            for step in recorded
-            if step.key.kind == "submit" and step.value not in (None, "null")
-        }
-        related = any(
-            step.verdict == "reused" or step.differences or (step.kind == "submit" and step.what.rpartition("-")[0] in names)
-            for step in steps
-        )
-        if steps and not related:
+        if not relating.is_related(recorded, found.answered, found.steps, found.complete, found.texts):
             raise UsageError(
-                f"{shown} asks for nothing that run {run.id} recorded ({len(recorded)} steps): it is another workflow now;"
-                f" --new begins another run, and `sparkles plan {shown}` shows what differs"
+                f"{shown} asks for nothing that run {run.id} recorded (steps kept: {len(kept)}): it is another workflow now; {instead}"
             )
 
     def resume_run(
@@ -192,9 +188,12 @@ class App(Installation):
         if run.state is RunState.SUCCEEDED:
             raise UsageError(f"run {run_id} has succeeded; `sparkles run {run.workflow}` begins another")
         path, shown = self.scripts.of_run(run)
-        program = self._program(path, shown, digest.parse(run.args), run.seed, interrupts)
+        args = digest.parse(run.args)
+        program = self._program(path, shown, args, run.seed, interrupts)
         self.begin(report, path)
         self.recover(report)
+        instead = f"`sparkles run --new {shown}` begins another run, and `sparkles plan {shown}` shows what differs"
+        self._check_edited(run, path, shown, args, path.read_bytes(), instead)
         run = self._take(run_id, report)
         options = self._options(cache=cache, frozen=frozen, keep_failed=keep_failed)
         self._drive(run, program, options, report, interrupts)

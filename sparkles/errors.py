@@ -122,7 +122,7 @@ class RunCancelled(RunError):
 
 
 class WaitTimeout(RunError):
-    """A wait took longer than its `timeout`; the job goes on."""
+    """A wait took longer than its `timeout`."""
 
 
 class BackendError(SparklesError):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,6 +69,18 @@ class Installation:
         if root != Path.cwd() and (script is None or root != script.parent):
             paths = "; a script's relative paths start there" if script is not None else ""
             report(Noticed(text=f"project root: {root} ({self.settings.sources['root']}){paths}"))
+
+    @contextmanager
+    def room(self) -> Iterator[None]:
+        """For a cleaning: where the disk is full, there is room for its records while this is open. Closes the database at the end: its log
+        takes of that room."""
+        from sparkles.backends.local import layout
+
+        with layout.room(self.settings.state):
+            try:
+                yield
+            finally:
+                self.close()
 
     def imagine_state(self) -> None:
         """Empty stores in memory, for a plan where nothing was run yet."""

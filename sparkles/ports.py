@@ -92,8 +92,13 @@ class RunStore(Protocol):
     def end_run(self, run_id: RunId, driver: ProcessId, state: RunState, error: str, now_ms: int) -> None:
         """Ends the run and gives up ownership. Raises LeaseLost where `driver` is not the owner."""
 
-    def delete_run(self, run_id: RunId) -> None:
-        """Removes the run and its steps in one transaction; harmless where there is none."""
+    def folder(self, run_id: str) -> Path:
+        """Where the output of the run's `shell` commands is kept on this machine; it need not exist. Raises UsageError for an id that no
+        run can have."""
+
+    def delete_run(self, run_id: RunId) -> int:
+        """Removes the run and its steps in one transaction, then its folder; harmless where there is none. Returns the bytes of the
+        folder."""
 
     def get_step(self, run_id: RunId, key: StepKey) -> Step | None:
         """The recorded step, or None."""
@@ -161,6 +166,9 @@ class JobStore(Protocol):
     def delete_jobs(self, job_ids: Collection[str]) -> list[AttemptRef]:
         """Removes jobs with their tasks and attempts in one transaction, except attempt records that tasks of other jobs reuse.
         Returns those exceptions: their files must be kept. Raises Conflict where a task of them is claimed."""
+
+    def list_kept(self, job_ids: Collection[str]) -> list[AttemptRef]:
+        """What `delete_jobs` would return: the attempts of these jobs that tasks of other jobs reuse."""
 
     def set_held(self, job_ids: Collection[str], held: bool) -> None:
         """Held jobs are not served. Unknown ids are ignored."""
@@ -318,6 +326,12 @@ class Blobs(Content, Protocol):
     def log_size(self, ref: AttemptRef) -> int:
         """Bytes of output.log so far; 0 where there is none."""
 
+    def list_jobs(self) -> list[str]:
+        """The jobs that have files of attempts, sorted, whether or not they are stored any more."""
+
+    def job_bytes(self, job_id: str) -> int:
+        """What the files of a job's attempts take; not what the content store holds as well."""
+
     def delete_job(self, job_id: str, keep: Collection[AttemptRef] = ()) -> int:
         """Removes a job's attempts except those in `keep`. Returns the bytes freed."""
 
@@ -359,6 +373,9 @@ class Fleet(Protocol):
 
     def stop(self, pool: str) -> None:
         """Running tasks are ended and go back to pending; then the worker leaves. Returns at once."""
+
+    def remove_logs(self) -> int:
+        """Removes what workers that are gone left to be looked at. Returns the bytes freed."""
 
     def wait_gone(self, pool: str, timeout_s: float) -> bool:
         """Whether the pool's worker of this driver has left within the time."""

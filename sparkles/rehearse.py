@@ -17,7 +17,7 @@ from sparkles.engine.planning import PlanSession
 from sparkles.engine.session import Options, Ports
 from sparkles.engine.strands import Stuck, run_strands
 from sparkles.errors import WorkflowError
-from sparkles.model import Run, Step
+from sparkles.model import Run, Step, StepKey
 
 
 class Script(msgspec.Struct, frozen=True):
@@ -32,7 +32,8 @@ class Script(msgspec.Struct, frozen=True):
 class Rehearsal(msgspec.Struct, frozen=True):
     """How a rehearsal went. `complete`: the script came to its end; `error` is what it ended with. `diverged` is the first step that
     was asked for and is not recorded, where the rehearsal was to stop at it. `not_asked`: the recorded steps that a script which
-    came to its end did not ask for."""
+    came to its end did not ask for. `answered`: the keys of those that were asked for, whatever became of them since; `texts`: the
+    string literals of the script."""
 
     run: str
     steps: tuple[Planned, ...]
@@ -41,6 +42,8 @@ class Rehearsal(msgspec.Struct, frozen=True):
     position: str = ""
     diverged: Planned | None = None
     not_asked: tuple[Step, ...] = ()
+    answered: frozenset[StepKey] = frozenset()
+    texts: frozenset[str] = frozenset()
 
 
 class _Diverged(Exception):
@@ -89,16 +92,18 @@ def rehearse(
         outcomes=lambda job, first, limit: [results.as_value(each) for each in session.outcomes(job, first, limit)],
     )
     ended = _to_the_end(lambda: run_strands(program, session, ports.notifier, ports.clock, lambda: None))
+    seen = frozenset(session.journal.answered)
     if ended is None:
-        return Rehearsal(run.id, tuple(steps), False, diverged=diverged[0] if diverged else None)
+        texts = frozenset(program.literals())
+        return Rehearsal(run.id, tuple(steps), False, diverged=diverged[0] if diverged else None, answered=seen, texts=texts)
     error = ended.error
     not_asked = tuple(session.not_asked())
     if error is None:
-        return Rehearsal(run.id, tuple(steps), True, not_asked=not_asked)
+        return Rehearsal(run.id, tuple(steps), True, not_asked=not_asked, answered=seen)
     position = str(error.fields.get("position") or ended.position)
     if error.usage:
         raise WorkflowError(error.message, position, ended.traceback)
-    return Rehearsal(run.id, tuple(steps), True, error.message, position, not_asked=not_asked)
+    return Rehearsal(run.id, tuple(steps), True, error.message, position, not_asked=not_asked, answered=seen)
 
 
 def _to_the_end(execute: Callable[[], Ended]) -> Ended | None:

@@ -38,7 +38,8 @@ class Scripts:
         """
         path = Path(os.path.normpath(Path.cwd() / os.path.expanduser(script)))
         if path.is_file():
-            root = self._root
+            # A link to a script, or a project reached through one, is the same workflow.
+            path, root = path.resolve(), self._root.resolve()
             return path, path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
         if script in self.ready():
             return self.ready_folder / f"{script}.lua", f"workflows:{script}"

@@ -21,6 +21,11 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 60
 _PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(ms|[smhdw])\s*")
 
 
+def plural(count: int, noun: str) -> str:
+    """`1 task`, `12 tasks`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def parse_size(value: int | float | str) -> int:
     """Bytes, rounded up: 1610612736 of "1.5Gi", 800000000 of "800M" or "800MB"; a bare number is bytes. Above 0."""
     if not isinstance(value, str):

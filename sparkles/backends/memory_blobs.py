@@ -137,6 +137,14 @@ class MemoryBlobs:
     def log_size(self, ref: AttemptRef) -> int:
         return len(self.read_log(ref))
 
+    def list_jobs(self) -> list[str]:
+        return sorted({path.parts[-3] for path in (self._root / "jobs").glob("*/*/a*")})
+
+    def job_bytes(self, job_id: str) -> int:
+        check_job_id(job_id)
+        files = [path for path in (self._root / "jobs" / job_id).rglob("*") if path.is_file()]
+        return sum(path.stat().st_size for path in files if "outputs" not in path.parts)
+
     def delete_job(self, job_id: str, keep: Collection[AttemptRef] = ()) -> int:
         check_job_id(job_id)
         kept = {self.folder(ref) for ref in keep if ref.job == job_id}

@@ -97,16 +97,22 @@ class MemoryJobStore(MemoryWorkers):
                 claimed = [index for index, task in self._tasks[job_id].items() if task.state is TaskState.CLAIMED]
                 if claimed:
                     raise messages.job_claimed(job_id, claimed[:5], len(claimed))
+            kept = self.list_kept(job_ids)
             for job_id in job_ids:
                 for rows in (self._jobs, self._tasks, self._specs):
                     rows.pop(job_id, None)
-            reused = {task.origin for rows in self._tasks.values() for task in rows.values() if task.origin is not None}
-            kept = [ref for ref in reused if ref.job in job_ids]
-            for ref in [ref for ref in self._attempts if ref.job in job_ids and ref not in reused]:
+            for ref in [ref for ref in self._attempts if ref.job in job_ids and ref not in kept]:
                 del self._attempts[ref]
                 for offered in self._offered.values():
                     offered.pop(ref, None)  # a later job of this id may have an attempt of this number
-            return sorted(kept, key=lambda ref: (ref.job, ref.index, ref.attempt))
+            return kept
+
+    def list_kept(self, job_ids: Collection[str]) -> list[AttemptRef]:
+        """See ports.JobStore."""
+        with self._lock:
+            others = [rows for job_id, rows in self._tasks.items() if job_id not in job_ids]
+            origins = {task.origin for rows in others for task in rows.values() if task.origin is not None}
+            return sorted((ref for ref in origins if ref.job in job_ids), key=lambda ref: (ref.job, ref.index, ref.attempt))
 
     def set_held(self, job_ids: Collection[str], held: bool) -> None:
         """See ports.JobStore."""

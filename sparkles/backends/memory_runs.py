@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import threading
+import weakref
 from collections.abc import Callable, Collection
+from pathlib import Path
 
 from msgspec.structs import replace
 
 from sparkles.backends import messages
+from sparkles.backends.names import check_run_id
 from sparkles.model import ProcessId, Run, RunId, RunState, Step, StepKey
 from sparkles.ports import RunStore
 
@@ -19,6 +24,7 @@ class MemoryRunStore:
         self._lock = threading.RLock()
         self._runs: dict[str, Run] = {}
         self._steps: dict[str, dict[StepKey, Step]] = {}
+        self._home: Path | None = None
 
     def create_run(self, run: Run) -> None:
         """See ports.RunStore."""
@@ -70,11 +76,24 @@ class MemoryRunStore:
             run = self._owned(run_id, driver)
             self._runs[run_id] = replace(run, state=state, error=error, ended_at_ms=now_ms, driver=None)
 
-    def delete_run(self, run_id: RunId) -> None:
+    def folder(self, run_id: str) -> Path:
         """See ports.RunStore."""
+        check_run_id(run_id)
+        with self._lock:
+            if self._home is None:
+                self._home = Path(tempfile.mkdtemp(prefix="sparkles-"))
+                weakref.finalize(self, shutil.rmtree, self._home, ignore_errors=True)
+        return self._home / run_id
+
+    def delete_run(self, run_id: RunId) -> int:
+        """See ports.RunStore."""
+        folder = self.folder(run_id)
         with self._lock:
             self._runs.pop(run_id, None)
             self._steps.pop(run_id, None)
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        shutil.rmtree(folder, ignore_errors=True)
+        return size
 
     def get_step(self, run_id: RunId, key: StepKey) -> Step | None:
         """See ports.RunStore."""

@@ -29,6 +29,12 @@ def check_job_id(job: str) -> None:
         raise UsageError(f"job {job!r}: not the id of a job: it {why}")
 
 
+def check_run_id(run: str) -> None:
+    """Raises UsageError where a run's id cannot be the name of a folder."""
+    if why := _why_not(run):
+        raise UsageError(f"run {run!r}: not the id of a run: it {why}")
+
+
 def check_ref(ref: AttemptRef) -> None:
     """Raises UsageError where a job's id cannot be a folder, or where index or attempt is not a number from 1."""
     check_job_id(ref.job)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from sparkles.units import plural
+
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
@@ -51,7 +53,7 @@ def _has_state(app: App) -> bool:
 
 def _jobs(app: App) -> list[tuple[str, str]]:
     jobs = app.jobs.list_jobs(limit=_MOST) if _has_state(app) else []
-    return [(job.id, f"{job.count} tasks") for job in jobs] + ([("LAST", "the newest job")] if jobs else [])
+    return [(job.id, plural(job.count, "task")) for job in jobs] + ([("LAST", "the newest job")] if jobs else [])
 
 
 def _runs(app: App) -> list[tuple[str, str]]:

@@ -129,14 +129,19 @@ def clean(
     Without names: every run that has ended, with its jobs, and every job without a run that has. A failed or cancelled run cannot be
     resumed afterwards. Safe beside running workers.
     """
-    from sparkles.cli import serving
-    from sparkles.engine import cleaning
-    from sparkles.model import RunState
-
     app = invocation.app
     if not words and (nothing := app.check_state()):
         render.say(nothing)
         return
+    with app.room():
+        _clean(app, words, older_than, yes=yes, dry_run=dry_run, as_json=as_json)
+
+
+def _clean(app: App, words: tuple[str, ...], older_than: float, *, yes: bool, dry_run: bool, as_json: bool) -> None:
+    from sparkles.cli import serving
+    from sparkles.engine import cleaning
+    from sparkles.model import RunState
+
     before_ms = app.clock.now_ms() - round(older_than * 1000) + (0 if older_than else 1)
     if words:
         plan = cleaning.plan_these(_chosen(app, words), app.jobs, before_ms=before_ms)
@@ -158,7 +163,7 @@ def clean(
         return
     # Asked for again now: who else works here may be about to store or to use something.
     alone = not driven and not any(_is_live(app))
-    freed = cleaning.remove(plan, app.runs, app.jobs, app.blobs, app.settings.state, grace_s=0.0 if alone else cleaning.GRACE_S)
+    freed = cleaning.remove(plan, app.runs, app.jobs, app.blobs, app.fleet, grace_s=0.0 if alone else cleaning.GRACE_S)
     if alone:
         app.database.compact()
     if as_json:
@@ -194,13 +199,11 @@ def _plan_value(plan: Plan) -> dict[str, Any]:
 
 
 def _show_plan(app: App, plan: Plan) -> None:
-    from sparkles.engine import cleaning
-
     for run in plan.runs:
         render.line(f"run {run.id}  {run.state}  {run.workflow}  {render.params(_args(run), 60)}".rstrip())
     for job in plan.jobs:
         render.line(f"job {job.id}  {render.plural(job.count, 'task')}")
-    total = render.size(cleaning.folder_bytes(app.settings.state, plan.jobs))
+    total = render.size(sum(app.blobs.job_bytes(job.id) for job in plan.jobs))
     what = f"{render.plural(len(plan.runs), 'run')} and {render.plural(len(plan.jobs), 'job')} with {render.plural(plan.tasks, 'task')}"
     kept = f"; {plan.kept} {'stays' if plan.kept == 1 else 'stay'} (not ended, or not that old)" if plan.kept else ""
     if plan.runs or plan.jobs:

@@ -129,7 +129,7 @@ def _reflink_works(state: Path) -> bool | None:
 
 def _database(app: App, problems: list[str]) -> dict[str, Any]:
     """The database: its check, its backup, sizes, and who is alive."""
-    from sparkles.engine.cleaning import tree_bytes
+    from sparkles.backends.local.layout import tree_bytes
 
     state = app.settings.state
     # Outputs are links of stored files: their bytes are those of cas.

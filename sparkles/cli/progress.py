@@ -133,8 +133,9 @@ class Progress:
         gauge.said_ended = event.reused
         self._gauges[event.job] = gauge
         if event.reused:
-            which = "all" if event.reused == event.count else f"{event.reused} of"
-            self.say(f"{event.job}: {which} {render.plural(event.count, 'task')} reused; --no-cache runs them again")
+            which = "" if event.count == 1 else "all " if event.reused == event.count else f"{event.reused:,} of "
+            them = "it" if event.reused == 1 else "them"
+            self.say(f"{event.job}: {which}{render.plural(event.count, 'task')} reused; --no-cache runs {them} again")
             if event.reused == event.count:
                 self._over.add(event.job)
         elif not self._terminal:
@@ -222,7 +223,7 @@ class Progress:
             for text, style in bar_line(gauge, now, console.width - 1, *(() if utf_8 else ("#", "."))):
                 frame.append(text, style=style)
         if len(shown) < len(gauges):
-            frame.append(f"\nand {len(gauges) - len(shown)} more jobs", style="dim")
+            frame.append(f"\nand {render.plural(len(gauges) - len(shown), 'more job')}", style="dim")
         return frame
 
     def _stop(self) -> None:

@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, Any
 
+from sparkles.units import plural as plural
+
 _STYLES = {"red": "31", "green": "32", "yellow": "33", "cyan": "36", "bold": "1", "dim": "2"}
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _STATES = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan", "claimed": "cyan"}
@@ -164,11 +166,6 @@ def _width() -> int:
 def state(name: str) -> str:
     """A state's name in its colour."""
     return styled(name, _STATES.get(name, ""), sys.stdout)
-
-
-def plural(count: int, noun: str) -> str:
-    """`1 task`, `12 tasks`."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def duration(seconds: float) -> str:

@@ -9,7 +9,7 @@ import click
 
 from sparkles.cli import render
 from sparkles.cli.arguments import DURATION, JOB, json_option
-from sparkles.errors import JobFailed
+from sparkles.errors import JobFailed, WaitTimeout
 
 if TYPE_CHECKING:
     from sparkles.app import App
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.command(epilog="Example:  sparkles wait LAST --timeout 2h")
 @click.argument("words", metavar="JOB...", nargs=-1, required=True, type=JOB)
-@click.option("--timeout", metavar="DURATION", type=DURATION, help="Give up after 90s, 1.5m, 24h; the jobs go on.")
+@click.option("--timeout", metavar="DURATION", type=DURATION, help="Give up after 90s, 1.5m, 24h.")
 @click.option("-q", "--quiet", is_flag=True, help="Show errors only.")
 @json_option
 @click.pass_obj
@@ -55,6 +55,11 @@ def _wait(app: App, words: Sequence[str], timeout: float | None, *, quiet: bool,
             progress, f"sparkles {'wait' if serve else 'watch'} {' '.join(job.id for job in jobs)}"
         )() as interrupts:
             counts = Waiting(app, progress, interrupts, serve=serve).until_done(jobs, timeout)
+    except WaitTimeout as error:
+        for job in jobs:
+            if not app.jobs.count_tasks(job.id).done:
+                error.add_note(_after(app, job))
+        raise
     finally:
         progress.close()
     if as_json:
@@ -62,6 +67,14 @@ def _wait(app: App, words: Sequence[str], timeout: float | None, *, quiet: bool,
             render.json_line(status_value(app, job))
     if serve:
         judge(app, jobs, counts)
+
+
+def _after(app: App, job: Job) -> str:
+    """What becomes of a job that is not waited for any more."""
+    from sparkles.cli import serving
+
+    command = None if serving.workers_of(app, job) else serving.how_to_go_on(app, job)
+    return f"{job.id} goes on" if command is None else f"nobody serves {job.id} now; go on with: {command}"
 
 
 def judge(app: App, jobs: Sequence[Job], counts: dict[str, Counts]) -> None:

@@ -202,7 +202,9 @@ def tell_end(progress: Progress) -> None:
 def _performed(done: int, reused: int, noun: str) -> str:
     if not reused:
         return f"{render.plural(done, noun)} run" if done or noun == "step" else ""
-    return f"{render.plural(done, noun)} run, {reused} reused" if done else f"{render.plural(reused, noun)}, all reused"
+    if done:
+        return f"{render.plural(done, noun)} run, {reused:,} reused"
+    return f"{render.plural(reused, noun)}, {'' if reused == 1 else 'all '}reused"
 
 
 def _outcome(app: App, progress: Progress, state: str, error: str | None) -> dict[str, Any]:
@@ -238,7 +240,9 @@ def _add_notes(app: App, error: SparklesError, again: str, run: str) -> None:
             error.add_note("the terminal is gone: running tasks are finished and recorded")
         error.add_note(f"resume with: {again}")
     elif isinstance(error, RunError):
+        pending = sum(app.jobs.count_tasks(job.id).pending for job in app.jobs.list_jobs(owner=run))
+        left = f" with {render.plural(pending, 'task')} that no worker runs now" if pending else ""
         tried = ", failed tasks are tried again" if isinstance(error, JobFailed) else ""
-        error.add_note(f"run {run} can go on{tried}: {again}")
+        error.add_note(f"run {run} can go on{left}{tried}: {again}")
     elif run and isinstance(error, UsageError) and app.runs.last_sequence(RunId(run)):
         error.add_note(f"what is done is kept; mend it and run again: {again}")

@@ -1,4 +1,4 @@
-"""What can be removed from a state folder, and removing it beside processes that work. May import ports and below.
+"""What can be removed from an installation, and removing it beside processes that work. May import ports and below.
 
 The order makes it safe: rows first, in one transaction that refuses running tasks; then folders; then content that nothing refers to any
 more. Content asked for less than `grace_s` ago stays: a job that is just being created has stored its inputs and has no row yet.
@@ -6,16 +6,13 @@ more. Content asked for less than `grace_s` ago stays: a job that is just being 
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from sparkles.errors import UsageError
+from sparkles.errors import StorageFull, UsageError
 from sparkles.model import Digest, Job, Run, RunState
-from sparkles.ports import Blobs, JobStore, RunStore
+from sparkles.ports import Blobs, Fleet, JobStore, RunStore
 
 GRACE_S = 3600.0
 """Hashing a large sweep's inputs may take this long before the job is created."""
@@ -103,50 +100,63 @@ def plan_these(chosen: Sequence[Run | Job], jobs: JobStore, *, before_ms: int) -
     return Plan(plan.runs, plan.jobs, plan.unfinished, kept)
 
 
-def folder_bytes(state: Path, jobs: Iterable[Job]) -> int:
-    """What the attempt folders of jobs take on disk; files that the content store holds as well are not counted."""
-    return sum(tree_bytes(state / "jobs" / job.id) for job in jobs)
-
-
-def tree_bytes(folder: Path, *, linked: bool = False) -> int:
-    """What is below a folder, in bytes; files with a further name elsewhere only with `linked`."""
-    total = 0
-    for path, _, names in os.walk(folder):
-        for name in names:
-            try:
-                found = os.lstat(os.path.join(path, name))
-            except OSError:
-                continue
-            total += found.st_size if linked or found.st_nlink == 1 else 0
-    return total
-
-
-def remove(plan: Plan, runs: RunStore, jobs: JobStore, blobs: Blobs, state: Path, *, grace_s: float) -> Freed:
+def remove(plan: Plan, runs: RunStore, jobs: JobStore, blobs: Blobs, fleet: Fleet, *, grace_s: float) -> Freed:
     """Removes what the plan names, then what nothing refers to any more.
+
+    Where there is no room even for the records of removing, what needs no such record goes first, and then one job after the other, the
+    smallest first: each makes room for the next.
 
     Args:
         grace_s: Content asked for this recently stays; 0 where no other process works in this state folder.
 
     Raises:
         Conflict: A task of a job is running; earlier slices are gone, the rest stays.
+        StorageFull: No room could be made.
     """
     freed = Freed()
-    for start in range(0, len(plan.jobs), _SLICE):
-        ids = [job.id for job in plan.jobs[start : start + _SLICE]]
+    left = sorted(plan.jobs, key=lambda job: job.count, reverse=True)
+    try:
+        _remove_jobs(left, _SLICE, jobs, blobs, freed)
+    except StorageFull:
+        _remove_unused(runs, jobs, blobs, fleet, grace_s, freed)
+        while left:
+            _make_way(left[-1].id, jobs, blobs, freed)
+            _remove_jobs(left[-1:], 1, jobs, blobs, freed)
+            left.pop()
+    for run in plan.runs:
+        freed.folder_bytes += runs.delete_run(run.id)
+        freed.runs += 1
+    orphans = set(blobs.list_jobs())  # before the jobs: one that is created now has no folder among these
+    orphans -= {str(job.id) for job in jobs.list_jobs()}
+    # What was kept for others and is reused no more, or is of a cleaning that was cut short.
+    kept = jobs.delete_jobs(orphans) if orphans else []
+    freed.folder_bytes += sum(blobs.delete_job(job_id, kept) for job_id in sorted(orphans))
+    _remove_unused(runs, jobs, blobs, fleet, grace_s, freed)
+    return freed
+
+
+def _make_way(job_id: str, jobs: JobStore, blobs: Blobs, freed: Freed) -> None:
+    """Removes the folders of a job whose rows go next: a job of many tasks has a large record of its removal, and larger folders."""
+    if not jobs.count_tasks(job_id).claimed:
+        freed.folder_bytes += blobs.delete_job(job_id, jobs.list_kept([job_id]))
+
+
+def _remove_jobs(left: list[Job], slice_of: int, jobs: JobStore, blobs: Blobs, freed: Freed) -> None:
+    """Takes jobs from the end of `left` until none is left."""
+    while left:
+        ids = [job.id for job in left[-slice_of:]]
         kept = jobs.delete_jobs(ids)
+        del left[-slice_of:]
         freed.jobs += len(ids)
         freed.folder_bytes += sum(blobs.delete_job(job_id, kept) for job_id in ids)
-    for run in plan.runs:
-        runs.delete_run(run.id)
-        freed.runs += 1
-        folder = state / "runs" / run.id
-        freed.folder_bytes += tree_bytes(folder)
-        shutil.rmtree(folder, ignore_errors=True)
-    freed.folder_bytes += _remove_orphans(jobs, blobs, state)
-    freed.folder_bytes += _remove_worker_logs(jobs, state)
-    keep = jobs.list_digests() | journal_digests(runs)
-    freed.files, freed.content_bytes = blobs.sweep(keep, grace_s)
-    return freed
+
+
+def _remove_unused(runs: RunStore, jobs: JobStore, blobs: Blobs, fleet: Fleet, grace_s: float, freed: Freed) -> None:
+    """What nothing refers to; no record of it is written."""
+    freed.folder_bytes += fleet.remove_logs()
+    files, size = blobs.sweep(jobs.list_digests() | journal_digests(runs), grace_s)
+    freed.files += files
+    freed.content_bytes += size
 
 
 def journal_digests(runs: RunStore) -> set[Digest]:
@@ -156,44 +166,6 @@ def journal_digests(runs: RunStore) -> set[Digest]:
         for step in runs.list_steps(run.id, kinds=("read", "write")):
             found.update(Digest(each) for each in _DIGEST.findall(step.value or ""))
     return found
-
-
-def _remove_orphans(jobs: JobStore, blobs: Blobs, state: Path) -> int:
-    """What jobs that are gone left: records and folders that were kept for others and are reused no more, or of a cleaning that was cut
-    short."""
-    folders = _folders(state / "jobs")  # before the jobs: one that is created now has no folder among these
-    known = {str(job.id) for job in jobs.list_jobs()}
-    orphans = [name for name in folders if name not in known]
-    kept = jobs.delete_jobs(orphans) if orphans else []
-    return sum(blobs.delete_job(name, kept) for name in orphans)
-
-
-def _remove_worker_logs(jobs: JobStore, state: Path) -> int:
-    """Logs of workers that are gone."""
-    known = {str(worker.id) for worker in jobs.list_workers()}
-    freed = 0
-    for path in (state / "workers").glob("w-*.log"):
-        try:
-            size, age = path.stat().st_size, path.stat().st_mtime
-            # A worker that is just starting has a log and no row yet.
-            if path.stem not in known and age < _newest(state) - 60:
-                path.unlink()
-                freed += size
-        except OSError:
-            continue
-    return freed
-
-
-def _newest(state: Path) -> float:
-    """The file system's own present, by a file of the state folder that every process touches."""
-    return max((path.stat().st_mtime for path in state.glob("sparkles.db*")), default=0.0)
-
-
-def _folders(folder: Path) -> list[str]:
-    try:
-        return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
-    except OSError:
-        return []
 
 
 def check_not_driven(plan: Plan, driven: Collection[str]) -> None:

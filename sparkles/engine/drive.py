@@ -147,16 +147,20 @@ def _leave(session: Session, run: Run, ports: Ports, report: Report, interrupts:
     """Stops serving: at level 1 running tasks finish and are recorded, at level 2 they are ended and go back to pending."""
     session.end_commands()
     pool = pool_of(run.id)
-    level = max(interrupts.level, 1)
+    before = interrupts.level
+    level = max(before, 1)
     (ports.fleet.stop if level > 1 else ports.fleet.drain)(pool)
     if ports.fleet.wait_gone(pool, 0.3) or interrupts.signal == signal.SIGHUP:
         # After a hang-up nobody watches any more: the worker finishes what runs, records it and leaves by itself.
         return
     if level == 1:
-        report(Noticed(text="running tasks finish and are recorded; Ctrl-C again ends them (they will run again on resume)"))
+        opening, again = ("", " again") if before else ("the script has ended: ", "")
+        ends = f"Ctrl-C{again} ends them (they will run again on resume)"
+        report(Noticed(text=f"{opening}running tasks finish and are recorded; {ends}"))
     while not ports.fleet.wait_gone(pool, 0.25):
-        if interrupts.level > level:
-            level = interrupts.level
+        # Where the script ended by itself, the first Ctrl-C is the one that ends tasks.
+        if interrupts.level > before:
+            before = interrupts.level
             ports.fleet.stop(pool)
 
 

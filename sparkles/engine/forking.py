@@ -13,6 +13,7 @@ from sparkles.errors import NotFound, UsageError
 from sparkles.model import Run, RunId, Step, StepKey
 from sparkles.ports import RunStore
 from sparkles.suggest import did_you_mean
+from sparkles.units import plural
 
 Again = frozenset[str | StepKey]
 """Jobs whose tasks have to run though their results are known: by name, or one of them by the step that submits it."""
@@ -39,7 +40,7 @@ def fork(store: RunStore, source: Run, target: RunId, rerun: Sequence[str]) -> A
         if word.isdigit():
             number = int(word)
             if not 1 <= number <= len(steps):
-                raise UsageError(f"--rerun {word}: run {source.id} has {len(steps)} steps, numbered from 1")
+                raise UsageError(f"--rerun {word}: run {source.id} has {plural(len(steps), 'step')}, numbered from 1")
             found = [number - 1]
         else:
             found = _of_word(source.id, steps, word)

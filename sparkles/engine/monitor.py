@@ -15,6 +15,7 @@ from sparkles.engine.journal import Asking, Journal
 from sparkles.errors import NotFound
 from sparkles.model import Counts, JobId, Json, TaskState
 from sparkles.ports import Clock, Content, FailureGroup, JobStore
+from sparkles.units import plural
 
 LEAST_PACE_S = 0.05
 """Hints arrive with every batch of commits (50 ms); counting more often shows nothing more."""
@@ -44,9 +45,8 @@ def sentence_of(job_id: str, counts: Counts, groups: Sequence[FailureGroup], rea
     if counts.cancelled:
         parts.append(f"cancelled: {counts.cancelled}")
     bad = counts.failed + counts.cancelled
-    sentence = (
-        f"job {job_id}: {bad} of {counts.total} tasks {'failed' if counts.failed else 'were cancelled'} ({', '.join(parts)})"
-    )
+    verb = "failed" if counts.failed else "were cancelled" if bad > 1 else "was cancelled"
+    sentence = f"job {job_id}: {bad} of {plural(counts.total, 'task')} {verb} ({', '.join(parts)})"
     if groups:
         first = min(group.example for group in groups)
         why = reason(first)
@@ -176,7 +176,7 @@ class WaitSteps:
 
     def expire(self, asking: Asking, command: Wait) -> Raised:
         """Records that the time is over; the jobs go on."""
-        message = f"wait: {', '.join(command.jobs)} did not end within {command.timeout_s:g} s; it goes on"
+        message = f"wait: {', '.join(command.jobs)} did not end within {command.timeout_s:g} s"
         return self._fail(asking, None, StepError(message, kind="WaitTimeout", fields={"job": command.jobs[0]}))
 
     def count(self, job_id: str) -> Counts:

@@ -1,6 +1,7 @@
 """Which run, job or task a user means by a word. Reads the stores; may import ports and below.
 
-LAST is the newest. Else an id as it is, then a pattern with `*`, `?` or `[` where several are taken, then the beginning of one id only.
+LAST is the newest. Else an id as it is, then a job's name (its newest job), then a pattern with `*`, `?` or `[` where several are taken,
+then the beginning of one id only.
 Surprise: a run and a job may begin alike; where both are possible both are candidates.
 """
 
@@ -25,6 +26,7 @@ _RANGE = re.compile(r"([0-9]+)(?:-([0-9]+))?")
 _PATTERN = re.compile(r"[*?\[]")
 
 Named = TypeVar("Named", Run, Job)
+_Either = TypeVar("_Either", bound=Run | Job)
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def anything(runs: RunStore, jobs: JobStore, word: str) -> list[Run | Job | Task
         return list(_jobs(jobs, word))
     everything: list[Run | Job] = [*runs.list_runs(limit=_ALL), *jobs.list_jobs()]
     exact = [each for each in everything if each.id == word]
-    found = exact or [each for each in everything if each.id.startswith(word)]
+    found = exact or _named(everything, word) or [each for each in everything if each.id.startswith(word)]
     if len(found) == 1:
         return [found[0]]
     if found:
@@ -137,12 +139,17 @@ def _one(kind: str, word: str, list_all: Callable[[], Sequence[Named]], lister: 
             raise NotFound(f"there is no {kind} yet in this state folder", f"select {kind}", word)
         return everything[0]
     exact = [each for each in everything if each.id == word]
-    found = exact or [each for each in everything if each.id.startswith(word)] if word else []
+    found = exact or _named(everything, word) or [each for each in everything if each.id.startswith(word)] if word else []
     if len(found) == 1:
         return found[0]
     if found:
         raise UsageError(f"{word} is not unique: {_listed([each.id for each in found])}")
     raise _unknown(kind, word, [each.id for each in everything], lister)
+
+
+def _named(everything: Sequence[_Either], word: str) -> list[_Either]:
+    """The newest job of this name, if there is one; stores list the newest first."""
+    return [each for each in everything if (each.spec.name if isinstance(each, Job) else "") == word][:1]
 
 
 def _unknown(kind: str, word: str, ids: Sequence[str], lister: str) -> NotFound:

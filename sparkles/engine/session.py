@@ -24,6 +24,7 @@ from sparkles.errors import BackendError, InternalError
 from sparkles.model import Run, StepKey
 from sparkles.ports import Blobs, Clock, Fleet, JobStore, Notifier, RunStore
 from sparkles.states import job_state
+from sparkles.units import plural
 
 
 class Ports:
@@ -114,7 +115,7 @@ class Session:
             self.journal,
             ports.clock,
             run.id,
-            options.state / "runs" / run.id,
+            ports.runs.folder(run.id),
             options.root,
             options.environ,
             options.end_marked,
@@ -158,7 +159,9 @@ class Session:
             except BackendError:
                 continue
             if count:
-                self._report(Noticed(text=f"{job_id}: the script does not ask for it any more; {count} tasks are cancelled"))
+                self._report(
+                    Noticed(text=f"{job_id}: the script does not ask for it any more; {plural(count, 'task')} cancelled")
+                )
             self._ports.jobs.set_held([job_id], False)
 
     def open_jobs(self) -> list[str]:

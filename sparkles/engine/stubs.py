@@ -239,7 +239,7 @@ class StubSession:
             if command.timeout_s is None:
                 message = f"wait: {open_jobs}: a stub leaves tasks pending, and a wait without timeout would not end"
                 return refused(UsageError(message))
-            message = f"wait: {open_jobs} did not end within {command.timeout_s:g} s; it goes on"
+            message = f"wait: {open_jobs} did not end within {command.timeout_s:g} s"
             expired = StepError(message, kind="WaitTimeout", fields={"job": command.jobs[0]})
             return StubWait(self._time, command.timeout_s, Raised(expired))
         bad = [job_id for job_id in command.jobs if _failed(self._jobs[job_id][1])]

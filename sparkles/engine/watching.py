@@ -28,7 +28,7 @@ def until_done(
     """Blocks until every job is done. `keep_served` is called for each that is not, twice a second; `interrupted` raises to end it.
 
     Raises:
-        WaitTimeout: After `timeout_s` seconds; the jobs go on.
+        WaitTimeout: After `timeout_s` seconds.
         NotFound: A job was removed meanwhile.
     """
     began = clock.monotonic()
@@ -55,7 +55,7 @@ def until_done(
             pause = min(pause, began + timeout_s - now)
             if pause <= 0:
                 names = ", ".join(job.id for job in left)
-                raise WaitTimeout(f"{names} did not end within {timeout_s:g} s; it goes on")
+                raise WaitTimeout(f"{names} did not end within {timeout_s:g} s")
         clock.sleep(min(max(LEAST_PACE_S, (now - before) / COUNTING_SHARE), 2.0, pause))
         spent = clock.monotonic() - now
         if spent < pause:

@@ -211,7 +211,7 @@ RECORDS: tuple[Record, ...] = (
             _opt(
                 "timeout",
                 "number",
-                "Seconds after which an error of kind WaitTimeout is raised; the job goes on.",
+                "Seconds after which an error of kind WaitTimeout is raised; the job goes on while the script does.",
                 "without end",
             ),
         ),
@@ -394,7 +394,8 @@ FUNCTIONS: tuple[Function, ...] = (
         "wait",
         (Field("job", "JobHandle", "From `submit`."), _opt("opts", "WaitOpts", "How to wait.")),
         "Result",
-        "Waits until every task of the job has ended. Raises an error of kind JobFailed (with `.job` and `.failed`) if tasks failed.",
+        "Waits until every task of the job has ended. Raises an error of kind JobFailed if tasks failed:"
+        " `.job` is the id, `.failed` a list of the indexes of the first ten.",
         step=True,
         example="local result = wait(handle, {allowFailures = true})",
     ),

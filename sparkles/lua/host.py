@@ -18,7 +18,7 @@ from sparkles.lua import drafts, parameters, writing
 from sparkles.lua.marshal import as_list, from_lua, to_lua
 from sparkles.lua.modules import Modules
 from sparkles.lua.runtime import FOLDER, TEST_FILES, Runtime
-from sparkles.lua.source import function_source
+from sparkles.lua.source import function_source, literals
 from sparkles.model import Json
 from sparkles.suggest import nearest
 
@@ -120,6 +120,10 @@ class ScriptHost:
     def name(self, strand: int, label: str) -> None:
         """Tells what a strand is called, before its first `resume`: its math.random is seeded from that."""
         self._runtime.name(strand, label)
+
+    def literals(self) -> set[str]:
+        """The string literals of the script and of the modules that it has loaded so far."""
+        return {text for source in self._sources.values() for text in literals(source)}
 
     def cancel(self, strand: int) -> None:
         """The strand is not resumed any more."""
@@ -361,10 +365,8 @@ def _path(name: str, value: str | bytes) -> str:
 
 
 def _random(position: str, sent: bytes | None, _rest: None) -> ask.Command:
-    if sent is None:
-        return ask.Random(position=position)
-    value = from_lua(sent)
-    return ask.Random(position=position, low=value["low"], high=value["high"])
+    value = {} if sent is None else from_lua(sent)
+    return ask.Random(position=position, low=value.get("low"), high=value.get("high"))
 
 
 def _log(position: str, text: bytes, _rest: None) -> ask.Command:

@@ -64,3 +64,15 @@ def _end_of(everything: list[tuple[bytes, int]], start: int) -> int:
             if depth == 0:
                 return i + 1
     return len(everything)
+
+
+def literals(source: bytes) -> set[str]:
+    """The string literals of a text that Lua has accepted, without their quotes; escapes stand as they are written."""
+    found: set[str] = set()
+    for token, _ in tokens(source):
+        if token[:1] in (b'"', b"'"):
+            found.add(token[1:-1].decode("utf-8", "replace"))
+        elif token.startswith((b"[[", b"[=")) and token.endswith(b"]"):
+            depth = token.index(b"[", 1) + 1
+            found.add(token[depth:-depth].removeprefix(b"\n").decode("utf-8", "replace"))
+    return found

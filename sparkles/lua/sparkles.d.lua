@@ -224,7 +224,7 @@ function ResultMethods:table(columns) end
 --- How to wait.
 ---@class WaitOpts
 ---@field allowFailures? boolean Return the result although tasks failed, instead of raising an error. (default: false)
----@field timeout? number Seconds after which an error of kind WaitTimeout is raised; the job goes on. (default: without end)
+---@field timeout? number Seconds after which an error of kind WaitTimeout is raised; the job goes on while the script does. (default: without end)
 
 --- How to run a command.
 ---@class ShellOpts
@@ -404,7 +404,7 @@ function JobBuilder(name) end
 ---@return JobHandle
 function submit(builder) end
 
---- Waits until every task of the job has ended. Raises an error of kind JobFailed (with `.job` and `.failed`) if tasks failed.
+--- Waits until every task of the job has ended. Raises an error of kind JobFailed if tasks failed: `.job` is the id, `.failed` a list of the indexes of the first ten.
 --- A step: its outcome is recorded, and a replay returns the recorded one at once.
 ---@param job JobHandle From `submit`.
 ---@param opts? WaitOpts How to wait.

@@ -197,3 +197,20 @@ def test_delete_job(workspace):
     assert workspace.delete_job("a") == 0
     assert workspace.delete_job("never") == 0
     assert workspace.read(digest) == b"shared"
+
+
+def test_jobs_that_have_folders(workspace, tmp_path):
+    """Each is listed until it is deleted, with what its attempts take; what the content store holds is not theirs."""
+    assert workspace.list_jobs() == []
+    for job in ("b-1", "a-1"):
+        folder = workspace.folder(AttemptRef(job, 1, 1))
+        folder.mkdir(parents=True)
+        (folder / "output.log").write_bytes(b"x" * 100)
+    (tmp_path / "output").write_bytes(b"y" * 1000)
+    workspace.publish(AttemptRef("a-1", 1, 1), [workspace.collect(tmp_path / "output", "output")])
+    assert workspace.list_jobs() == ["a-1", "b-1"]
+    assert (workspace.job_bytes("a-1"), workspace.job_bytes("b-1"), workspace.job_bytes("c-1")) == (100, 100, 0)
+    workspace.delete_job("a-1")
+    assert workspace.list_jobs() == ["b-1"]
+    with pytest.raises(UsageError, match="not the id of a job"):
+        workspace.job_bytes("../a-1")

@@ -601,6 +601,8 @@ def test_attempts_that_others_reuse_are_kept(backend):
     run_all(jobs, results="1")
     create(jobs, "two", ["a", "c"], reuse={1: AttemptRef("one", 1, 1), 2: AttemptRef("one", 3, 1)})
     create(jobs, "three", ["a"], reuse={1: AttemptRef("one", 1, 1)})
+    assert jobs.list_kept(["one"]) == [AttemptRef("one", 1, 1), AttemptRef("one", 3, 1)]
+    assert jobs.list_kept(["one", "two", "three"]) == jobs.list_kept(["none"]) == []
     assert jobs.delete_jobs(["one"]) == [AttemptRef("one", 1, 1), AttemptRef("one", 3, 1)]
     backend.reopen()
     jobs = backend.jobs
@@ -610,6 +612,7 @@ def test_attempts_that_others_reuse_are_kept(backend):
     assert {attempt.ref for attempt in found.values()} == {AttemptRef("one", 1, 1), AttemptRef("one", 3, 1)}
     # Once nobody reuses them they go with the next deletion that names the job.
     assert jobs.delete_jobs(["two"]) == []
+    assert jobs.list_kept(["one"]) == [AttemptRef("one", 1, 1)]
     assert jobs.delete_jobs(["one"]) == [AttemptRef("one", 1, 1)]
     assert jobs.get_attempt(AttemptRef("one", 3, 1)) is None
     assert jobs.delete_jobs(["one", "three"]) == []

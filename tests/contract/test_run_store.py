@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from msgspec.structs import replace
 
-from sparkles.errors import Conflict, LeaseLost, NotFound, RunBusy
+from sparkles.errors import Conflict, LeaseLost, NotFound, RunBusy, UsageError
 from sparkles.model import ProcessId, Run, RunId, RunState, Step, StepKey, StepState
 from tests.support.stores import BACKENDS, Backend
 
@@ -333,6 +333,22 @@ def test_no_step_without_a_run(runs):
     """A driver whose run was deleted is told, rather than recording into nothing."""
     with pytest.raises(NotFound, match="there is no run r-1"):
         runs.put_step("r-1", step())
+
+
+def test_a_run_has_a_folder(backend):
+    """For the output of its commands; it goes with the run, and its size is told. No id leads elsewhere."""
+    backend.runs.create_run(run("r-1"))
+    folder = backend.runs.folder("r-1")
+    assert folder != backend.runs.folder("r-2")
+    assert not folder.exists()
+    folder.mkdir(parents=True)
+    (folder / "shell-1.out").write_bytes(b"x" * 100)
+    assert backend.runs.delete_run("r-1") == 100
+    assert not folder.exists()
+    assert backend.runs.delete_run("r-1") == 0
+    for odd in ("../r-1", "", "a/b", ".."):
+        with pytest.raises(UsageError, match="not the id of a run"):
+            backend.runs.folder(odd)
 
 
 def test_deleting_a_run_takes_its_steps(backend):

@@ -346,3 +346,48 @@ def test_an_input_that_is_a_folder_is_refused_at_the_authors_line(site):
     assert done.returncode == 2
     assert done.stderr.startswith("error: workflow.lua:3: ") or "workflow.lua:3: " in done.stderr
     assert site.query("SELECT count(*) FROM jobs") == [(0,)]
+
+
+def test_a_wait_that_takes_too_long_says_what_goes_on(site):
+    """The script ends, what runs is finished, and nobody is said to have pressed Ctrl-C; then what is left can go on."""
+    write(site, seconds=1, script=SCRIPT.replace("createTasksFor(rows))", "createTasksFor(rows), {timeout = 0.6})"))
+    done = run(site, "run", "workflow.lua")
+    assert done.returncode == 1
+    assert "the script has ended: running tasks finish and are recorded; Ctrl-C ends them" in done.stderr
+    assert re.search(r"workflow\.lua:4: wait: slow-\w+ did not end within 0\.6 s\n", done.stderr), done.stderr
+    assert re.search(r"run r-\w+ can go on with 4 tasks that no worker runs now: sparkles run workflow\.lua\n", done.stderr), (
+        done.stderr
+    )
+    assert "again" not in done.stderr.replace("run again on resume", "")
+    assert lines(site, "started")
+    assert sorted(lines(site, "started")) == sorted(lines(site, "ended"))
+
+
+def test_after_the_end_of_the_script_one_ctrl_c_ends_what_runs(site):
+    write(site, seconds=30, script=SCRIPT.replace("createTasksFor(rows))", "createTasksFor(rows), {timeout = 1})"))
+    process = start_and_wait_for_tasks(site)
+    time.sleep(2.5)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    output, _ = process.communicate(timeout=30)
+    assert time.monotonic() - began < 6
+    assert process.returncode == 1, output.decode()
+    assert lines(site, "ended") == []
+
+
+def test_a_link_to_a_script_or_its_project_is_the_same_workflow(site):
+    write(site, script='log("once")\nfail("stop")')
+    assert run(site, "run", "workflow.lua").returncode == 1
+    (site.folder / "link.lua").symlink_to("workflow.lua")
+    assert "goes on" in run(site, "run", "link.lua").stderr
+    outside = site.folder.parent / f"{site.folder.name}-link"
+    outside.symlink_to(site.folder)
+    assert "goes on" in run(site, "run", str(outside / "workflow.lua")).stderr
+    assert site.query("SELECT count(*) FROM runs") == [(1,)]
+
+
+def test_a_script_that_does_not_compile_makes_no_run(site):
+    (site.folder / "workflow.lua").write_text("local x = = 1")
+    done = run(site, "run", "workflow.lua")
+    assert (done.returncode, done.stderr) == (2, "error: workflow.lua:1: unexpected symbol near '='\n")
+    assert run(site, "runs", "--json").stdout == ""

@@ -376,3 +376,63 @@ def test_a_script_that_asks_for_nothing_recorded_is_refused_on_resume(site):
     assert "--new" in error
     assert site.query("SELECT count(*) FROM jobs") == [(2,)]
     sparkles(site, "run", "workflow.lua", "--new")
+
+
+DONE_THEN_FAILED = "shell('echo one')\nwriteText('x.txt', 'x')\nfail('stop')\n"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "shell('echo two')\nmap({1}, function() shell('echo three') end)\n",
+        "map({1}, function(x) return x end)\n",
+        "local x = 1\n",
+        "",
+    ],
+    ids=["same kind", "a join", "no steps", "empty"],
+)
+@pytest.mark.parametrize("how", ["run", "resume", "fork"])
+def test_another_workflow_is_refused_and_leaves_no_trace(site, other, how):
+    script = site.folder / "workflow.lua"
+    script.write_text(DONE_THEN_FAILED)
+    sparkles(site, "run", "workflow.lua", code=1)
+    script.write_text(other)
+    before = site.query("SELECT * FROM steps"), site.query("SELECT id, state, error FROM runs")
+    arguments = {
+        "run": ["run", "workflow.lua"],
+        "resume": ["resume", "LAST"],
+        "fork": ["run", "--fork", "LAST", "workflow.lua"],
+    }
+    error = sparkles(site, *arguments[how], code=2).stderr
+    assert "workflow.lua asks for nothing that run r-" in error
+    assert ("leave --fork out" if how == "fork" else "--new") in error
+    assert (site.query("SELECT * FROM steps"), site.query("SELECT id, state, error FROM runs")) == before
+    sparkles(site, "run", "workflow.lua", "--new")
+
+
+@pytest.mark.parametrize(
+    "edited",
+    [
+        "shell('date')\nshell('echo one')\n",
+        "local n = tonumber(shell('echo 3').stdout)\nfor i = 1, n do writeText('x.txt', 'y' .. i) end\n",
+        "shell('echo ' .. 'one')\nfileExists('y')\n",
+        "shell('date')\nshell('echo ' .. args.n)\n",
+    ],
+    ids=["a step before", "a path behind an unknown step", "another text for the same step", "a part of the text"],
+)
+def test_an_edit_of_the_same_workflow_is_resumed(site, edited):
+    script = site.folder / "workflow.lua"
+    script.write_text(DONE_THEN_FAILED)
+    sparkles(site, "run", "workflow.lua", "-p", "n=1", code=1)
+    script.write_text(edited)
+    sparkles(site, "run", "workflow.lua", "-p", "n=1")
+    assert site.query("SELECT count(*) FROM runs") == [(1,)]
+
+
+def test_a_run_that_keeps_nothing_goes_on_with_any_script(site):
+    script = site.folder / "workflow.lua"
+    script.write_text("print(now())\nreadText('p.csv')\nshell('exit 3')\n")
+    sparkles(site, "run", "workflow.lua", code=1)
+    script.write_text("shell('true')\n")
+    sparkles(site, "run", "workflow.lua")
+    assert site.query("SELECT count(*) FROM runs") == [(1,)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
@@ -300,3 +301,66 @@ def test_the_error_says_which_command_brings_an_output_back(project: Project) ->
     project.run("wait", job["job"])
     project.run("fetch", "make", "out")
     assert project.run("run", "other.lua").returncode == 0
+
+
+# A full disk
+
+LARGE = """\
+run(JobBuilder("large")
+  :setCommandTemplate("head -c 4000000 /dev/urandom > out.bin; echo {n}")
+  :createTasksFor(product { n = { 1, 2, 3 } })
+  :setOutputs { "out.bin" })
+shell("head -c 500000 /dev/zero | tr '\\\\0' x")
+"""
+
+
+def fill(disk: Path) -> None:
+    """Takes all of a disk that is free."""
+    with (disk / "filler").open("ab", buffering=0) as stream, contextlib.suppress(OSError):
+        while True:
+            stream.write(b"x" * 4096)
+    assert os.statvfs(disk).f_bavail == 0
+
+
+@pytest.mark.parametrize("reserve", [True, False], ids=["with its reserve", "without"])
+def test_clean_works_on_a_full_disk(tmp_path: Path, reserve: bool) -> None:
+    """It needs no room to make room: rows, folders and content go, and the reserve is set aside again."""
+    with small_disk(tmp_path / "disk", 32 << 20) as disk:
+        project = Project(disk / "project")
+        project.write("w.lua", LARGE)
+        project.run("run", "w.lua")
+        project.run("run", "w.lua", "--new")
+        state = project.folder / ".sparkles"
+        kept = state / "reserve"
+        assert kept.stat().st_size == 1 << 20
+        if not reserve:
+            # An older state folder, or one whose reserve somebody took; the cache of digests is larger than what is needed.
+            kept.unlink()
+            (state / "digests.db").write_bytes(b"x" * (1 << 20))
+        fill(disk)
+        assert "no space is left" in project.run("run", "w.lua", "--new", code=3).stderr
+        project.run("clean", "--dry-run", code=None)
+        fill(disk)
+        (value,) = project.json("clean", "--yes")
+        assert (len(value["runs"]), value["contentFiles"]) == (2, 3)
+        assert value["contentBytes"] == 12_000_000
+        assert value["folderBytes"] >= 1_000_000
+        assert project.json("runs") == project.json("list") == []
+        assert os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize > 10 << 20
+        assert kept.exists()
+        project.run("run", "w.lua")
+
+
+def test_a_large_job_is_removed_on_a_full_disk_after_the_small_ones(tmp_path: Path) -> None:
+    """The log of one large removal does not fit; each job that goes makes room for the next."""
+    with small_disk(tmp_path / "disk", 64 << 20) as disk:
+        project = Project(disk / "project")
+        for count in (2000, 20, 20):
+            project.run("sub", "--detach", "--seq", str(count), "--", "head -c 3000 /dev/zero; true {i}")
+        for job in project.json("list"):
+            project.run("kill", job["job"])
+            project.run("wait", job["job"], code=None)
+        fill(disk)
+        (value,) = project.json("clean", "--yes")
+        assert len(value["jobs"]) == 3
+        assert project.json("list") == []

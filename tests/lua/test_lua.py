@@ -14,7 +14,7 @@ from sparkles.errors import UsageError
 from sparkles.lua import api, stubs
 from sparkles.lua.host import ScriptHost
 from sparkles.lua.runtime import FOLDER
-from sparkles.lua.source import function_source
+from sparkles.lua.source import function_source, literals
 from sparkles.model import OomRetry, OutputGlob, RetryPolicy
 from tests.lua.fake import FakeEngine, host_for, run, run_script
 
@@ -192,6 +192,12 @@ def test_a_step_is_keyed_by_the_source_of_its_function(tmp_path):
 def test_function_sources(source, first, last, expected):
     """The tokens from `function` to its own `end`."""
     assert function_source(source.encode(), first, last) == expected
+
+
+def test_literals_of_a_source():
+    """Texts in quotes and in long brackets; what only looks like one does not count."""
+    source = b"""local a = "one" .. 'two' -- "three"\nlocal b, c = [[\nfour]], [==[five]]]==]\nlocal d = t[t[1]]"""
+    assert literals(source) == {"one", "two", "four", "five]]"}
 
 
 def test_pages_are_read_on_demand(tmp_path):

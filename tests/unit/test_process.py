@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from sparkles.backends.local import process
+from sparkles.backends.local.runner import _belongs
 from sparkles.model import ProcessId
 from tests.support.needs import requires
 
@@ -224,6 +225,24 @@ class TestMarked:
         monkeypatch.setattr(process, "_read", late)
         try:
             assert process.marked(VARIABLE, value) == [child.pid]
+        finally:
+            child.kill()
+            child.wait()
+
+    def test_a_left_over_in_the_middle_of_an_exec_is_waited_for(self, monkeypatch):
+        """The worker's sweep goes by the token in the environment, which is not to be seen for that moment."""
+        requires(sys.platform == "linux", "subreapers are Linux's")
+        child = subprocess.Popen(["/bin/sleep", "60"], env={"SPARKLES_TOKEN": "mine"})
+        read, looks = process._read, []
+
+        def late(path):
+            looks.append(path)
+            return b"" if not path.endswith("/stat") and len(looks) < 20 else read(path)
+
+        monkeypatch.setattr(process, "_read", late)
+        try:
+            assert _belongs(child.pid, {"mine"})
+            assert not _belongs(child.pid, {"min", "another"})
         finally:
             child.kill()
             child.wait()

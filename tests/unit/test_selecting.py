@@ -34,6 +34,8 @@ def runs() -> MemoryRunStore:
         ("align-1a2b3c4d", "align-1a2b3c4d"),
         ("align-1a2", "align-1a2b3c4d"),
         ("f", "fine-00000001"),
+        ("align", "align-1a9f0000"),
+        ("fine", "fine-00000001"),
         ("*-0000000?", "fine-00000001"),
     ],
 )
@@ -104,8 +106,9 @@ def test_anything(runs: MemoryRunStore, jobs: MemoryJobStore) -> None:
     assert [each.id for each in selecting.anything(runs, jobs, "LAST")] == ["sort-11111111"]
     assert [str(each) for each in selecting.anything(runs, jobs, "fine/2")] == ["fine-00000001/2"]
     assert [each.id for each in selecting.anything(runs, jobs, "align-*")] == ["align-1a9f0000", "align-1a2b3c4d"]
-    with pytest.raises(UsageError, match=r"^sort is not unique: sort-of-a-run, sort-11111111$"):
-        selecting.anything(runs, jobs, "sort")
+    with pytest.raises(UsageError, match=r"^sor is not unique: sort-of-a-run, sort-11111111$"):
+        selecting.anything(runs, jobs, "sor")
+    assert [each.id for each in selecting.anything(runs, jobs, "sort")] == ["sort-11111111"], "a name is more than a beginning"
     with pytest.raises(NotFound, match=r"there is no run and no job 'r-7f3c0000'.*Did you mean r-7f3"):
         selecting.anything(runs, jobs, "r-7f3c0000")
 

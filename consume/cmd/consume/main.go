@@ -1,14 +1,55 @@
-// Command consume is the cloud worker of sparkles.
+// Command consume is the cloud worker of sparkles: it claims tasks from Datastore, runs them, and stores what they left in Cloud Storage.
+// README.md lists its flags and exit codes.
 package main
 
 import (
-	_ "cloud.google.com/go/datastore/apiv1/datastorepb"
-	_ "cloud.google.com/go/pubsub/v2/apiv1/pubsubpb"
-	_ "cloud.google.com/go/storage"
-	_ "github.com/google/go-containerregistry/pkg/v1/remote"
-	_ "golang.org/x/crypto/x509roots/fallback"
-	_ "golang.org/x/sys/unix"
-	_ "google.golang.org/api/transport/grpc"
+	"fmt"
+	"os"
+
+	_ "golang.org/x/crypto/x509roots/fallback" // its own CA roots, for images that have none
+
+	"sparkles.dev/consume/internal/supervise"
 )
 
-func main() {}
+// version is set by the build (-ldflags "-X main.version=...").
+var version = "development"
+
+const usage = `consume: the cloud worker of sparkles
+
+  consume run FLAGS...            serves one pool (consume run -h lists the flags)
+  consume install FOLDER          copies this program to FOLDER/consume, executable
+  consume image build|push REF    makes its image, without Docker (consume image -h)
+  consume version
+`
+
+func main() { os.Exit(dispatch(os.Args[1:])) }
+
+func dispatch(args []string) int {
+	if len(args) == 0 {
+		fmt.Fprint(os.Stderr, usage)
+		return exitUsage
+	}
+	switch args[0] {
+	case "run":
+		if !supervise.Supervised() {
+			// The flags are checked here, so that a mistake in them is told at once and once.
+			if _, code := parseRun(args[1:]); code >= 0 {
+				return code
+			}
+			return supervise.Run(args)
+		}
+		return run(args[1:])
+	case "install":
+		return install(args[1:])
+	case "image":
+		return imageCommand(args[1:])
+	case "version":
+		fmt.Println(version)
+		return 0
+	case "help", "-h", "--help":
+		fmt.Print(usage)
+		return 0
+	}
+	fmt.Fprintf(os.Stderr, "consume: unknown command %q\n\n%s", args[0], usage)
+	return exitUsage
+}

@@ -203,6 +203,15 @@ class GoogleBlobs:
         below = names.attempt(ref, "log/")
         return sorted((int(piece.removeprefix(below)), size) for piece, size, _ in self._bucket.listing(below))
 
+    def list_jobs(self) -> list[str]:
+        """See Blobs."""
+        return sorted({name.split("/")[1] for name, _, _ in self._bucket.listing("jobs/")})
+
+    def job_bytes(self, job_id: str) -> int:
+        """See Blobs."""
+        check_job_id(job_id)
+        return sum(size for _, size, _ in self._bucket.listing(f"jobs/{job_id}/"))
+
     def delete_job(self, job_id: str, keep: Collection[AttemptRef] = ()) -> int:
         """See Blobs."""
         check_job_id(job_id)

@@ -137,7 +137,7 @@ class GoogleJobStore(Tasks):
     def _missing(self, document: ShardDocument) -> set[AttemptRef]:
         refs = {task.origin for task in document.tasks if task.origin is not None and task.borrowed is not None}
         found = self._datastore.lookup(names.JOB, sorted({ref.job for ref in refs}))
-        kept = self._reuse.still_kept({ref for ref in refs if ref.job not in found}, but=document.job)
+        kept = self._reuse.still_kept({ref for ref in refs if ref.job not in found}, but={document.job})
         return {ref for ref in refs if ref.job not in found and ref not in kept}
 
     def _next_sequence(self) -> int:
@@ -183,7 +183,11 @@ class GoogleJobStore(Tasks):
             self._shards.delete(each.entity.name for each in shards[job_id])
             objects += [names.manifest(job_id, job.manifest), names.fingerprints(job_id)]
         self._bucket.delete(objects)
-        kept = {ref for job_id in job_ids for ref in self._reuse.kept_of(job_id)}
+        return self.list_kept(job_ids)
+
+    def list_kept(self, job_ids: Collection[str]) -> list[AttemptRef]:
+        """See ports.JobStore."""
+        kept = {ref for job_id in job_ids for ref in self._reuse.kept_of(job_id, but=job_ids)}
         return sorted(kept, key=lambda ref: (ref.job, ref.index, ref.attempt))
 
     def set_held(self, job_ids: Collection[str], held: bool) -> None:

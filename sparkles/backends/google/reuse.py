@@ -106,19 +106,19 @@ class Reuse:
                     found[ref] = lent
         return found
 
-    def kept_of(self, job_id: str) -> set[AttemptRef]:
-        """The attempts of a job whose outcome tasks of other jobs have."""
-        return set(self._kept(job_id))
+    def kept_of(self, job_id: str, *, but: Collection[str] = ()) -> set[AttemptRef]:
+        """The attempts of a job whose outcome tasks of other jobs, except those of `but`, have."""
+        return set(self._kept(job_id, but=but))
 
-    def still_kept(self, refs: Collection[AttemptRef], *, but: str) -> set[AttemptRef]:
-        """Those of `refs` that tasks of jobs other than `but` have their outcome from."""
+    def still_kept(self, refs: Collection[AttemptRef], *, but: Collection[str]) -> set[AttemptRef]:
+        """Those of `refs` that tasks of jobs other than those of `but` have their outcome from."""
         return {ref for job_id in {ref.job for ref in refs} for ref in self._kept(job_id, but=but) if ref in refs}
 
-    def _kept(self, job_id: str, *, but: str = "") -> dict[AttemptRef, TaskRow]:
+    def _kept(self, job_id: str, *, but: Collection[str] = ()) -> dict[AttemptRef, TaskRow]:
         return {
             row.borrowed.ref: row
             for stored in self._shards.that_reuse(job_id)
-            if stored.document.job != but
+            if stored.document.job not in but
             for row in stored.document.tasks
             if row.borrowed is not None and row.borrowed.ref.job == job_id
         }

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from sparkles.backends.local.content import ContentStore
 from sparkles.backends.local.copying import storage_error
+from sparkles.backends.local.layout import tree_bytes
+from sparkles.backends.local.sweeping import names_in
 from sparkles.backends.names import check_artifact_name, check_digest, check_job_id, check_ref
 from sparkles.model import Artifact, AttemptRef
 from sparkles.ports import Workspace
@@ -72,6 +74,14 @@ class DirectoryBlobs(ContentStore):
             return os.stat(os.path.join(self._folder(ref), "output.log")).st_size
         except OSError:
             return 0
+
+    def list_jobs(self) -> list[str]:
+        paths = {name: f"{self._jobs}/{name}" for name in names_in(self._jobs)}
+        return sorted(name for name, path in paths.items() if os.path.isdir(path) and not os.path.islink(path))
+
+    def job_bytes(self, job_id: str) -> int:
+        check_job_id(job_id)
+        return tree_bytes(Path(self._jobs, job_id))
 
     def delete_job(self, job_id: str, keep: Collection[AttemptRef] = ()) -> int:
         check_job_id(job_id)

@@ -18,7 +18,7 @@ from typing import Any
 
 from sparkles.backends.local import layout, mounts
 from sparkles.backends.local.sqlite_errors import os_error, translate
-from sparkles.errors import BackendError
+from sparkles.errors import BackendError, StorageFull
 
 BUSY_TIMEOUT_S = 30.0
 """The longest write is the creation of a job: 3 s for 100,000 tasks on a slow disk. Longer than ten times that, something hangs."""
@@ -153,10 +153,14 @@ class Database:
         return [text for (text,) in rows if text != "ok"]
 
     def compact(self) -> int:
-        """Gives the space of deleted rows back to the file system. Returns how many bytes the file shrank by."""
+        """Gives the space of deleted rows back to the file system, where there is room for the copy that takes. Returns how many bytes
+        the file shrank by."""
         before = self.path.stat().st_size
-        self.run("VACUUM")
-        self.run("PRAGMA wal_checkpoint(TRUNCATE)")
+        for statement in ("VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
+            try:
+                self.run(statement)
+            except StorageFull:
+                continue
         return max(0, before - self.path.stat().st_size)
 
     def sizes(self) -> dict[str, int]:

@@ -14,12 +14,15 @@ import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from sparkles.backends.local import layout
 from sparkles.errors import BackendError
 from sparkles.model import WorkerId
 from sparkles.ports import Clock, Fleet, JobStore
 
 QUICK_S = 5.0
 QUICK_DEATHS = 3
+STARTING_S = 60.0
+"""A worker that is just starting has a log and no row yet: a younger log stays."""
 _CHECK_S = 1.0
 _LOG_BYTES = 2000
 
@@ -51,7 +54,7 @@ class ProcessFleet:
     ) -> None:
         """
         Args:
-            folder: Where workers' own logs go.
+            folder: Where workers' own logs go: in the state folder, or in a folder of it.
             command: The program and arguments of a worker, from its pool and id; the fleet adds --until-empty for a detached one.
             recover: Puts in order what dead workers left, and says for each what that was.
             lease_s: How long a heartbeat may stand still: how often to look is made of it.
@@ -112,6 +115,23 @@ class ProcessFleet:
         for current in self._leaving.get(pool, []):
             if current.child.poll() is None:
                 current.child.send_signal(signal.SIGTERM)
+
+    def remove_logs(self) -> int:
+        """See Fleet."""
+        known = {str(worker.id) for worker in self._jobs.list_workers()}
+        # The file system's own present, by a file that every process touches.
+        above = self._folder.parents[:2]
+        now = max((path.stat().st_mtime for each in above for path in each.glob(f"{layout.DATABASE}*")), default=0.0)
+        freed = 0
+        for path in self._folder.glob("w-*.log"):
+            try:
+                found = path.stat()
+                if path.stem not in known and found.st_mtime < now - STARTING_S:
+                    path.unlink()
+                    freed += found.st_size
+            except OSError:
+                continue
+        return freed
 
     def wait_gone(self, pool: str, timeout_s: float) -> bool:
         """See Fleet. One that froze or crashed on its way out is recovered."""

@@ -114,12 +114,7 @@ class SqliteJobStore(Tasks, Claims, Workers):
                 first = claimed[0][0]
                 indexes = [index for job_id, index in claimed if job_id == first]
                 raise messages.job_claimed(first, indexes[:5], len(indexes))
-            kept = connection.execute(
-                f"SELECT DISTINCT t.origin_job, t.origin_idx, t.origin_attempt FROM tasks AS t JOIN jobs ON jobs.sequence = t.job"
-                f" WHERE t.origin_job IN {these} AND t.origin_job IS NOT NULL AND jobs.id NOT IN {these}"
-                " ORDER BY t.origin_job, t.origin_idx, t.origin_attempt",
-                (ids, ids),
-            ).fetchall()
+            kept = self.list_kept(job_ids)
             connection.execute(f"DELETE FROM jobs WHERE id IN {these}", (ids,))
             # What is left of tasks belongs to other jobs.
             connection.execute(
@@ -127,7 +122,18 @@ class SqliteJobStore(Tasks, Claims, Workers):
                 " AND t.origin_idx = attempts.idx AND t.origin_attempt = attempts.attempt)",
                 (ids,),
             )
-        return [AttemptRef(*row) for row in kept]
+        return kept
+
+    def list_kept(self, job_ids: Collection[str]) -> list[AttemptRef]:
+        """See ports.JobStore."""
+        these = "(SELECT value FROM json_each(?1))"
+        rows = self._db.all(
+            f"SELECT DISTINCT t.origin_job, t.origin_idx, t.origin_attempt FROM tasks AS t JOIN jobs ON jobs.sequence = t.job"
+            f" WHERE t.origin_job IN {these} AND t.origin_job IS NOT NULL AND jobs.id NOT IN {these}"
+            " ORDER BY t.origin_job, t.origin_idx, t.origin_attempt",
+            (json_list(job_ids),),
+        )
+        return [AttemptRef(*row) for row in rows]
 
     def set_held(self, job_ids: Collection[str], held: bool) -> None:
         """See ports.JobStore."""

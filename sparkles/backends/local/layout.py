@@ -7,6 +7,9 @@ mode, since whoever made it chose it; so what is made in it is private by itself
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sparkles.backends.local.sqlite_errors import os_error
@@ -18,6 +21,14 @@ FOLDERS = ("cas", "jobs", "runs", "workers", "notify")
 """Content, attempts by job, output of `shell` commands by run, logs of workers, pipes for hints."""
 
 PRIVATE = 0o700
+
+CACHE = "digests.db"
+
+RESERVE = "reserve"
+"""A file that `sparkles clean` gives up where the disk is full: SQLite cannot so much as open its log without room."""
+
+RESERVE_BYTES = 1 << 20
+"""SQLite's index of the log takes 32 KiB, and the removal of a job of 1,000 tasks about 300 KiB of log."""
 
 
 def exists(state: Path) -> bool:
@@ -42,6 +53,7 @@ def make(state: Path) -> None:
         ignore = state / ".gitignore"
         if not ignore.exists():
             ignore.write_text("*\n", "ascii")
+        keep_reserve(state)
         # SQLite gives its log, and the index of the log, the mode of the database.
         create_private(database)
     except OSError as error:
@@ -76,3 +88,47 @@ def no_state(state: Path, chosen_by: str = "") -> NotFound:
         "it holds no sparkles.db" if state.is_dir() else "there is a file of that name" if state.exists() else "it is not there"
     )
     return NotFound(f"{chosen_by} {state}: expected a state folder of sparkles; {found}", "open", str(state))
+
+
+def keep_reserve(state: Path, least_free: int = 8 * RESERVE_BYTES) -> None:
+    """Sets room aside for `room`, unless it is there or less than `least_free` bytes of the disk are free. Never raises."""
+    path = state / RESERVE
+    try:
+        if not path.exists() and shutil.disk_usage(state).free >= least_free:
+            # Not zeros: some file systems store none of them.
+            path.write_bytes(os.urandom(RESERVE_BYTES))
+            path.chmod(0o600)
+    except OSError:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def room(state: Path) -> Iterator[None]:
+    """While it is open, there is room for a small transaction even where the disk was full: what is kept for that is given up, and the
+    cache of digests. The room is set aside again at the end."""
+    given = False
+    for name in (RESERVE, CACHE, f"{CACHE}-wal", f"{CACHE}-shm"):
+        try:
+            if shutil.disk_usage(state).free >= RESERVE_BYTES:
+                break
+            os.unlink(state / name)
+            given = True
+        except OSError:
+            continue
+    try:
+        yield
+    finally:
+        keep_reserve(state, *([RESERVE_BYTES] if given else []))
+
+
+def tree_bytes(folder: Path, *, linked: bool = False) -> int:
+    """What is below a folder, in bytes; files with a further name elsewhere only with `linked`."""
+    total = 0
+    for path, _, names in os.walk(folder):
+        for name in names:
+            try:
+                found = os.lstat(os.path.join(path, name))
+            except OSError:
+                continue
+            total += found.st_size if linked or found.st_nlink == 1 else 0
+    return total

@@ -22,8 +22,8 @@ Liveness = Literal["alive", "dead", "elsewhere"]
 _LINUX = sys.platform == "linux"
 _KILL_WAIT_S = 5.0
 """How long a process may take to go after SIGKILL; longer means that it hangs in the kernel (a dead network disk)."""
-_EXEC_WAIT_S = 0.1
-"""How long `marked` waits for a process that is in the middle of an exec; the kernel may have to read the program from a
+EXEC_WAIT_S = 0.1
+"""How long to wait for a process that is in the middle of an exec; the kernel may have to read the program from a
 disk."""
 _PF_KTHREAD = 0x00200000  # linux/sched.h
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
@@ -84,11 +84,11 @@ def marked(variable: str, value: str) -> list[int]:
         return [pid for pid in _psutil().pids() if pid != own and _psutil_environ(pid).get(variable) == value]
     found = []
     looked = [pid for pid in _pids() if pid != own]
-    deadline = time.monotonic() + _EXEC_WAIT_S
+    deadline = time.monotonic() + EXEC_WAIT_S
     while looked:
         unclear = []
         for pid in looked:
-            environ = _environ(pid)
+            environ = environment(pid)
             if environ is None:
                 unclear.append(pid)
             elif wanted in environ and wanted in environ.split(b"\0"):
@@ -100,8 +100,8 @@ def marked(variable: str, value: str) -> list[int]:
     return sorted(found)
 
 
-def _environ(pid: int) -> bytes | None:
-    """The environment of a process, None while it is in the middle of an exec, b"" where it is gone or not ours."""
+def environment(pid: int) -> bytes | None:
+    """The environment of a process, None while it is in the middle of an exec, b"" where it is gone or not ours (Linux)."""
     environ = _read(f"/proc/{pid}/environ")
     if environ:
         return environ

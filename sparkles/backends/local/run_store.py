@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,7 +16,9 @@ import msgspec
 from sparkles import digest
 from sparkles.backends import messages
 from sparkles.backends.local.db import Database
+from sparkles.backends.local.layout import tree_bytes
 from sparkles.backends.local.sqlite_errors import damaged, translate
+from sparkles.backends.names import check_run_id
 from sparkles.model import ProcessId, Run, RunId, RunState, Step, StepKey, StepState
 from sparkles.ports import RunStore
 
@@ -115,9 +119,18 @@ class SqliteRunStore:
         if not self._db.run(sql, (state, error, now_ms, run_id, _process_text(driver))):
             raise messages.run_lost(run_id, driver)
 
-    def delete_run(self, run_id: RunId) -> None:
+    def folder(self, run_id: str) -> Path:
         """See ports.RunStore."""
+        check_run_id(run_id)
+        return self._db.path.parent / "runs" / run_id
+
+    def delete_run(self, run_id: RunId) -> int:
+        """See ports.RunStore."""
+        folder = self.folder(run_id)
         self._db.run("DELETE FROM runs WHERE id = ?", (run_id,))
+        size = tree_bytes(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        return size
 
     # Steps
 

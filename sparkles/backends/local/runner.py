@@ -216,7 +216,7 @@ class ProcessRunner:
         gone = set(process.reap(children))
         if not self._programs:
             return [pid for pid in children if pid not in gone]
-        return [pid for pid in children if pid not in gone and _token(pid) in tokens]
+        return [pid for pid in children if pid not in gone and _belongs(pid, tokens)]
 
 
 def _kill_group(pgid: int, number: int) -> None:
@@ -226,14 +226,13 @@ def _kill_group(pgid: int, number: int) -> None:
         return  # nobody but the dead (PermissionError: macOS says so of zombies)
 
 
-def _token(pid: int) -> str:
-    """The claim token in a process's environment, or ""."""
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            _, found, rest = (b"\0" + file.read()).partition(b"\0SPARKLES_TOKEN=")
-    except OSError:
-        return ""
-    return rest.partition(b"\0")[0].decode("utf-8", "replace") if found else ""
+def _belongs(pid: int, tokens: Collection[str]) -> bool:
+    """Whether a process has one of these claim tokens in its environment; one in the middle of an exec is waited for."""
+    deadline = time.monotonic() + process.EXEC_WAIT_S
+    while (environ := process.environment(pid)) is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    _, found, rest = (b"\0" + (environ or b"")).partition(b"\0SPARKLES_TOKEN=")
+    return bool(found) and rest.partition(b"\0")[0].decode("utf-8", "replace") in tokens
 
 
 def _own_peak() -> int:
