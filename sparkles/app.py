@@ -280,7 +280,11 @@ class App(Installation):
 
     def recover(self, report: Report) -> None:
         """Puts in order what dead workers left: surviving processes are ended, finished tasks recorded, the others given back."""
-        from sparkles.backends.local.recovery import recover
+        if self.in_cloud:
+            sentences = self.cloud.healer()
+        else:
+            from sparkles.backends.local.recovery import recover
 
-        for sentence in recover(self.jobs, self.workspace, self.clock):
+            sentences = recover(self.jobs, self.workspace, self.clock)
+        for sentence in sentences:
             report(Noticed(text=sentence))

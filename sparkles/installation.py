@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +22,10 @@ from sparkles.engine.submitting import Defaults
 from sparkles.model import ProcessId
 
 if TYPE_CHECKING:
+    from sparkles.backends.google.fleet import HandStarted
     from sparkles.backends.local.db import Database
     from sparkles.backends.local.fleet import ProcessFleet
+    from sparkles.cloud import Cloud
     from sparkles.engine.submitting import Submitter
     from sparkles.ports import Blobs, JobStore, Notifier, RunStore, Workspace
 
@@ -32,7 +35,19 @@ class Installation:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._makes_state = False
+        self._makes_state = self.in_cloud
+
+    @property
+    def in_cloud(self) -> bool:
+        """Whether jobs are in the cloud; runs are on this machine all the same."""
+        return self.settings.backend == "cloud"
+
+    @functools.cached_property
+    def cloud(self) -> Cloud:
+        """The backends of `backend = "cloud"`."""
+        from sparkles.cloud import Cloud
+
+        return Cloud(self.settings, self.clock, lambda line: print(line, file=sys.stderr, flush=True))
 
     # The state folder
 
@@ -112,6 +127,8 @@ class Installation:
     @functools.cached_property
     def jobs(self) -> JobStore:
         """Jobs, tasks, claims, workers."""
+        if self.in_cloud:
+            return self.cloud.jobs
         from sparkles.backends.local.job_store import SqliteJobStore
 
         return SqliteJobStore(self.database)
@@ -126,18 +143,22 @@ class Installation:
     @property
     def blobs(self) -> Blobs:
         """Content and logs."""
-        return self.workspace
+        return self.cloud.blobs if self.in_cloud else self.workspace
 
     @functools.cached_property
     def notifier(self) -> Notifier:
         """Hints between the processes of this state folder."""
+        if self.in_cloud:
+            return self.cloud.notifier
         from sparkles.backends.local.notifier import FifoNotifier
 
         return FifoNotifier(self.settings.state, f"driver-{os.getpid()}")
 
     @functools.cached_property
-    def fleet(self) -> ProcessFleet:
+    def fleet(self) -> ProcessFleet | HandStarted:
         """The worker processes of this driver."""
+        if self.in_cloud:
+            return self.cloud.fleet()
         from sparkles.backends.local.pool import local_fleet
 
         settings = self.settings
@@ -191,3 +212,5 @@ class Installation:
             self.notifier.close()
         if "database" in opened:
             self.database.close()
+        if "cloud" in opened:
+            self.cloud.close()

@@ -294,6 +294,9 @@ class Content(Protocol):
     def missing(self, digests: Iterable[Digest]) -> set[Digest]:
         """Those of `digests` that are not stored."""
 
+    def settle(self) -> None:
+        """Waits until everything that was put is stored; to be called before a job that needs it is made. Raises what kept it from that."""
+
 
 class Blobs(Content, Protocol):
     """Content-addressed files, and the logs of attempts: what a driver needs.
@@ -313,9 +316,6 @@ class Blobs(Content, Protocol):
             NotFound, Damaged: As `read`; damaged content is set aside so that it can be stored anew.
             StorageFull: `target` is not left half-written.
         """
-
-    def settle(self) -> None:
-        """Waits until everything that was put is stored; to be called before a job that needs it is made. Raises what kept it from that."""
 
     def locate(self, ref: AttemptRef) -> str:
         """Where the attempt's files are, for people: a path or a URL."""

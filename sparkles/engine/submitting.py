@@ -91,6 +91,7 @@ class Submitter:
                 yield NewTask(task, each, attempt.ref if attempt is not None else None)
 
         job = Job(id=job_id, spec=built.spec, count=len(prints), owner=owner, pool=pool, created_at_ms=self._clock.now_ms())
+        self._blobs.settle()
         if self._jobs.create_job(job, new_tasks()):
             self._report(Submitted(job=job_id, name=built.spec.name, count=len(prints), reused=reused))
         else:

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"sparkles.dev/consume/internal/wire"
 )
 
 type usage struct {
@@ -152,4 +154,19 @@ func counter(path, name string) (int64, bool) {
 		}
 	}
 	return 0, false
+}
+
+// ThisProcess is this process as it can be recognised for certain (sparkles/backends/local/process.py): pid, start time, boot.
+func ThisProcess(host string) wire.ProcessID {
+	process := wire.ProcessID{Host: host, PID: os.Getpid()}
+	if data, err := os.ReadFile("/proc/sys/kernel/random/boot_id"); err == nil {
+		process.BootID = strings.TrimSpace(string(data))
+	}
+	if fields := stat(process.PID); len(fields) > 19 {
+		process.Ticks, _ = strconv.ParseInt(fields[19], 10, 64)
+	}
+	if booted, found := counter("/proc/stat", "btime"); found {
+		process.Started = float64(booted) + float64(process.Ticks)/clockTick
+	}
+	return process
 }

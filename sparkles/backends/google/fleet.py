@@ -1,4 +1,4 @@
-"""Cloud workers as ordinary processes of this machine: `consume run`. May import local.fleet, config and errors.
+"""Cloud workers as ordinary processes of this machine: `consume run`; or none, where people start them. May import local.fleet and errors.
 
 Where the program is: setting `consume`, then PATH, then what `make consume` built in a source tree.
 """
@@ -6,14 +6,14 @@ Where the program is: setting `consume`, then PATH, then what `make consume` bui
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from sparkles.backends.google import names
+from sparkles.backends.google.projects import Place
 from sparkles.backends.local.fleet import ProcessFleet
-from sparkles.errors import ConfigError
+from sparkles.errors import ConfigError, UsageError
 from sparkles.model import WorkerId
-from sparkles.ports import Clock, JobStore
+from sparkles.ports import Clock, Fleet, JobStore
 
 BUILT = Path(__file__).parents[3] / "consume" / "bin" / "consume"
 
@@ -33,45 +33,85 @@ def find_consume(set_to: str = "") -> str:
     return found
 
 
+def arguments(place: Place, pool: str, worker: str, work: str) -> list[str]:
+    """What `consume` is told, whoever starts it."""
+    return [
+        "run",
+        *("--project", place.project),
+        *("--database", place.database),
+        *("--namespace", place.namespace),
+        *("--bucket", place.bucket),
+        *("--prefix", place.prefix),
+        *("--topic", place.topic),
+        *("--pool", pool),
+        *("--id", worker),
+        *("--work", work),
+    ]
+
+
 def consume_fleet(
     program: str,
-    work: Path,
+    folder: Path,
     jobs: JobStore,
     clock: Clock,
     recover: Callable[[], list[str]],
+    place: Place,
     *,
-    project: str,
-    database: str,
-    bucket: str,
-    prefix: str,
-    topic: str,
-    environ: dict[str, str],
+    environ: Mapping[str, str],
     cpu: float | None = None,
     memory_bytes: int | None = None,
     lease_s: float = 60.0,
 ) -> ProcessFleet:
-    """The consume workers of one driver on this machine. `work` is where their scratch directories and logs go."""
-    options: list[str] = []
+    """The consume workers of one driver on this machine. `folder` is where their scratch directories and logs go."""
+    options = ["--lease", f"{lease_s:g}s"]
     for name, value in (("--cpu", cpu), ("--memory", memory_bytes)):
         if value is not None:
             options += [name, str(value)]
 
     def command(pool: str, worker: WorkerId) -> list[str]:
-        return [
-            program,
-            "run",
-            *("--project", project),
-            *("--database", database),
-            *("--namespace", names.namespace(prefix)),
-            *("--bucket", bucket),
-            *("--prefix", prefix),
-            *("--topic", topic),
-            *("--pool", pool),
-            *("--id", worker),
-            *("--work", str(work / "scratch")),
-            *("--lease", f"{lease_s}s"),
-            *("--driver-fd", "0"),
-            *options,
-        ]
+        return [program, *arguments(place, pool, worker, str(folder / "scratch")), "--driver-fd", "0", *options]
 
-    return ProcessFleet(work / "workers", jobs, clock, command, recover, lease_s=lease_s, environ=environ)
+    return ProcessFleet(folder / "workers", jobs, clock, command, recover, lease_s=lease_s, environ=environ)
+
+
+class HandStarted:
+    """No workers of this driver's: people start `consume` where they like. Says so once for each pool."""
+
+    def __init__(self, place: Place, say: Callable[[str], None]) -> None:
+        self._place, self._say = place, say
+        self._told: set[str] = set()
+
+    def ensure(self, pool: str) -> None:
+        """See Fleet."""
+        if pool not in self._told:
+            self._told.add(pool)
+            self._say(f'fleet = "none": start workers by hand, each with an id of its own: {self._command(pool)}')
+
+    def start_detached(self, pool: str) -> int:
+        """There is nobody to start. Raises UsageError."""
+        raise UsageError(f'fleet = "none": no worker is started; start one by hand: {self._command(pool)}')
+
+    def _command(self, pool: str) -> str:
+        return "consume " + " ".join(arguments(self._place, pool, "w-1", "/tmp/consume"))  # noqa: S108 - an example
+
+    def describe(self) -> list[str]:
+        """See Fleet."""
+        return []
+
+    def drain(self, pool: str) -> None:
+        """See Fleet."""
+
+    def stop(self, pool: str) -> None:
+        """See Fleet."""
+
+    def wait_gone(self, pool: str, timeout_s: float) -> bool:
+        """See Fleet."""
+        return True
+
+    def remove_logs(self) -> int:
+        """See Fleet."""
+        return 0
+
+
+def _conforms(fleet: HandStarted) -> Fleet:
+    return fleet

@@ -1,0 +1,85 @@
+"""The composition root's part for the cloud: Settings -> the ports on Google's services. The only place that picks classes there.
+
+Imported only where `backend = "cloud"`: it loads Google's clients, which take half a second.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+from sparkles.backends.google.blobs import GoogleBlobs
+from sparkles.backends.google.connect import Connection, connect
+from sparkles.backends.google.fleet import HandStarted, consume_fleet, find_consume
+from sparkles.backends.google.healing import Healer
+from sparkles.backends.google.job_store import GoogleJobStore
+from sparkles.backends.local.fleet import ProcessFleet
+from sparkles.backends.local.notifier import FifoNotifier
+from sparkles.config import Settings
+from sparkles.ports import Clock
+
+WORKERS = 4
+"""How many workers to expect where each driver starts one of its own: shards are sized by it (docs/wire.md)."""
+
+_MANY_WORKERS = 100
+
+
+class Cloud:
+    """The backends of one installation in the cloud, connected on first use."""
+
+    def __init__(self, settings: Settings, clock: Clock, say: Callable[[str], None]) -> None:
+        """`say` is told of emulators in use, and of services that do not answer."""
+        self._settings, self._clock, self._say = settings, clock, say
+
+    @functools.cached_property
+    def connection(self) -> Connection:
+        """The clients. Raises as `connect`."""
+        return connect(self._settings, self._say)
+
+    @functools.cached_property
+    def jobs(self) -> GoogleJobStore:
+        """Jobs, tasks, claims, workers, in Datastore."""
+        expected = WORKERS if self._settings.fleet == "processes" else _MANY_WORKERS
+        return GoogleJobStore(self.connection.datastore, self.connection.bucket, max_workers=expected)
+
+    @functools.cached_property
+    def blobs(self) -> GoogleBlobs:
+        """Content and logs, in Cloud Storage."""
+        return GoogleBlobs(self.connection.bucket, self._settings.state / "cloud")
+
+    @functools.cached_property
+    def notifier(self) -> FifoNotifier:
+        """Hints of this machine's processes, and the signals of this one."""
+        import os
+
+        return FifoNotifier(self._settings.state, f"driver-{os.getpid()}")
+
+    @functools.cached_property
+    def healer(self) -> Healer:
+        """Puts in order what dead workers left."""
+        return Healer(self.jobs, self.connection.bucket, self._clock, lease_s=self._settings.lease_s)
+
+    def fleet(self) -> ProcessFleet | HandStarted:
+        """Where workers run."""
+        settings, place = self._settings, self.connection.place
+        if settings.fleet == "none":
+            return HandStarted(place, self._say)
+        return consume_fleet(
+            find_consume(settings.consume),
+            settings.state / "cloud",
+            self.jobs,
+            self._clock,
+            self.healer,
+            place,
+            environ={**settings.environ, **self.connection.environment},
+            cpu=settings.cpu,
+            memory_bytes=settings.memory_bytes,
+            lease_s=settings.lease_s,
+        )
+
+    def close(self) -> None:
+        """Ends what was opened."""
+        opened = vars(self)
+        for name in ("blobs", "notifier", "connection"):
+            if name in opened:
+                opened[name].close()
