@@ -7,8 +7,9 @@ SPARKLES_ variable of the key, the command line. Unknown keys are refused with t
 from __future__ import annotations
 
 import os
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,27 +28,71 @@ class Settings(msgspec.Struct, frozen=True):
     """What a command works with. `sources` maps each key to where its value came from, for `sparkles doctor`.
 
     cpu and memory_bytes: what local tasks may use together; None: the machine's. `lease_s`: how long a worker's heartbeat may stand
-    still before it counts as frozen.
+    still before it counts as frozen. `google_prefix` ends with "/" or is empty; a `google_project` that is "" is looked for where Google's
+    own tools keep it (backends.google.projects).
     """
 
     root: Path
     state: Path
     backend: str = "local"
+    fleet: str = "processes"
+    consume: str = ""
+    google_project: str = ""
+    google_bucket: str = ""
+    google_database: str = "(default)"
+    google_topic: str = "sparkles"
+    google_prefix: str = "sparkles/"
     cpu: float | None = None
     memory_bytes: int | None = None
     lease_s: float = 60.0
     default_cpu: float = 1.0
     default_memory_bytes: int | None = None
     default_timeout_s: float | None = None
+    default_image: str = ""
     profile: str = ""
     environ: Mapping[str, str] = {}
     sources: Mapping[str, str] = {}
 
 
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"expected a string, found {value!r}")
+    return value
+
+
 def _backend(value: Any) -> str:
-    if value != "local":
-        raise ValueError(f"expected 'local', found {value!r}; other backends are not part of this version")
-    return "local"
+    if value not in ("local", "cloud"):
+        raise ValueError(f"expected 'local' or 'cloud', found {value!r}")
+    return str(value)
+
+
+def _fleet(value: Any) -> str:
+    if value == "kubernetes":
+        raise ValueError(
+            "'kubernetes' is not part of this version; use 'processes' (workers on this machine), or 'none' and start consume yourself"
+            " on any machine"
+        )
+    if value not in ("processes", "none"):
+        raise ValueError(f"expected 'processes' or 'none', found {value!r}")
+    return str(value)
+
+
+def _named(pattern: str, expected: str) -> Callable[[Any], str]:
+    compiled = re.compile(pattern)
+
+    def convert(value: Any) -> str:
+        if not compiled.fullmatch(_text(value)):
+            raise ValueError(f"expected {expected}, found {value!r}")
+        return str(value)
+
+    return convert
+
+
+def _prefix(value: Any) -> str:
+    parts = [part for part in _text(value).split("/") if part]
+    if any(part in (".", "..") or not re.fullmatch(r"[A-Za-z0-9._-]+", part) for part in parts) or len(value) > 100:
+        raise ValueError(f"expected up to 100 of A-Z a-z 0-9 . _ - and / between them, found {value!r}")
+    return "".join(f"{part}/" for part in parts)
 
 
 def _positive(value: Any) -> float:
@@ -59,12 +104,33 @@ def _positive(value: Any) -> float:
 
 KEYS: dict[str, tuple[str, Any]] = {
     "backend": ("backend", _backend),
+    "fleet": ("fleet", _fleet),
+    "consume": ("consume", _text),
+    # A project's id is 6 to 30 letters, digits and hyphens, an old one with its domain before a colon.
+    "google.project": (
+        "google_project",
+        _named(r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]", "the id of a project, not its name"),
+    ),
+    "google.bucket": (
+        "google_bucket",
+        _named(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", "a bucket's name without gs:// and folders"),
+    ),
+    "google.database": (
+        "google_database",
+        _named(r"\(default\)|[a-z][a-z0-9-]{2,61}[a-z0-9]", "'(default)' or a database's id"),
+    ),
+    "google.topic": (
+        "google_topic",
+        _named(r"(?!goog)[A-Za-z][A-Za-z0-9._~+%-]{2,254}", "a topic's id without projects/.../topics/"),
+    ),
+    "google.prefix": ("google_prefix", _prefix),
     "local.cpu": ("cpu", _positive),
     "local.memory": ("memory_bytes", parse_size),
     "local.lease": ("lease_s", parse_duration),
     "defaults.cpu": ("default_cpu", _positive),
     "defaults.memory": ("default_memory_bytes", parse_size),
     "defaults.timeout": ("default_timeout_s", parse_duration),
+    "defaults.image": ("default_image", _text),
 }
 """Settings key -> (field of Settings, what turns a file's or a variable's value into the field's; raises ValueError)."""
 
@@ -86,9 +152,15 @@ def find_root(start: Path) -> tuple[Path, str]:
 
 
 def load(
-    *, cwd: Path | None = None, environ: Mapping[str, str] | None = None, state: str | None = None, profile: str | None = None
+    *,
+    cwd: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    state: str | None = None,
+    profile: str | None = None,
+    options: Mapping[str, str | None] | None = None,
 ) -> Settings:
-    """Reads the settings for a command that was started in `cwd` (default: here, with this process's environment).
+    """Reads the settings for a command that was started in `cwd` (default: here, with this process's environment). `options` are the
+    settings that have an option of their own, by key; None is one that was not given.
 
     Raises:
         ConfigError: A file is not TOML, a key is unknown, or a value is not what its key takes; with the file and the key.
@@ -120,6 +192,9 @@ def load(
         name = variable(key)
         if environ.get(name):
             _set(values, sources, key, environ[name], name)
+    for key, given in (options or {}).items():
+        if given is not None:
+            _set(values, sources, key, given, f"--{key}")
     return Settings(root=root, state=folder, profile=profile, environ=environ, sources=sources, **values)
 
 

@@ -35,8 +35,9 @@ def complete(ctx: click.Context, find: Callable[[App], list[tuple[str, str]]], i
     from sparkles.errors import SparklesError
 
     options = ctx.find_root().params
+    chosen = {key: options[key] for key in options if key in config.KEYS}
     try:
-        settings = config.load(state=options.get("state"), profile=options.get("profile"))
+        settings = config.load(state=options.get("state"), profile=options.get("profile"), options=chosen)
         app = App(settings)
         try:
             found = find(app)

@@ -78,7 +78,7 @@ class LazyCommands(MutableMapping[str, click.Command]):
     def __getitem__(self, name: str) -> click.Command:
         if name not in self._loaded:
             module, _, attribute = COMMANDS[name].where.partition(":")
-            self._loaded[name] = getattr(importlib.import_module(f"sparkles.cli.{module}"), attribute)
+            self._loaded[name] = with_global_options(getattr(importlib.import_module(f"sparkles.cli.{module}"), attribute))
         return self._loaded[name]
 
     def __setitem__(self, name: str, command: click.Command) -> None:
@@ -136,18 +136,58 @@ class LazyGroup(click.Group):
         return names + click.Command.shell_complete(self, ctx, incomplete)
 
 
+GLOBAL_OPTIONS: dict[str, dict[str, Any]] = {
+    "state": {"metavar": "FOLDER", "type": click.Path(file_okay=False), "help": "The state folder (default: .sparkles)."},
+    "profile": {"metavar": "NAME", "help": "Settings of [profile.NAME] in sparkles.toml."},
+    "backend": {"metavar": "local|cloud", "help": "Where jobs and files are kept."},
+    "fleet": {"metavar": "processes|none", "help": "Where workers of the cloud backend run."},
+}
+"""The options of `sparkles` itself, by name. Each may also stand behind the command, unless that has an option of the same name."""
+
+
+def with_global_options(command: click.Command) -> click.Command:
+    """The same command, which takes GLOBAL_OPTIONS too; its help does not repeat them."""
+    taken = {word for param in command.params for word in param.opts}
+
+    def keep(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+        if value is not None and ctx.obj is not None:
+            ctx.obj.set(str(param.name), value)
+
+    for name, attributes in GLOBAL_OPTIONS.items():
+        if f"--{name}" not in taken:
+            # Eager: `run` looks into the workflow's parameters, and completion into the state folder, while the rest is read.
+            more = {"expose_value": False, "is_eager": True, "hidden": True, "callback": keep}
+            command.params.append(click.Option([f"--{name}"], **{**attributes, **more}))
+    return command
+
+
 class Invocation:
     """What the global options say, and the App made from it on first use: the object on click's context."""
 
-    def __init__(self, state: str | None, profile: str | None) -> None:
-        self.state, self.profile = state, profile
+    def __init__(self, **options: str | None) -> None:
+        """`options`: those of GLOBAL_OPTIONS, by name."""
+        self.options = options
+
+    def set(self, name: str, value: str) -> None:
+        """An option that stands behind the command. What was made without it is made anew: `run` may have looked for the parameters of
+        its workflow already."""
+        self.close()
+        for made in ("app", "settings"):
+            vars(self).pop(made, None)
+        self.options[name] = value
 
     @cached_property
     def settings(self) -> Settings:
         """Read from files and variables. Raises ConfigError."""
         from sparkles import config
 
-        return config.load(state=self.state, profile=self.profile)
+        chosen = dict(self.options)
+        return config.load(state=chosen.pop("state", None), profile=chosen.pop("profile", None), options=chosen)
+
+    @property
+    def words(self) -> list[str]:
+        """The global options as they were given, for a command line that goes on with the same."""
+        return [word for name, value in self.options.items() if value for word in (f"--{name}", value)]
 
     @cached_property
     def app(self) -> App:
@@ -167,14 +207,13 @@ class Invocation:
     commands=LazyCommands(),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="Example:  sparkles run examples/csv_submit.lua",
+    params=[click.Option([f"--{name}"], **attributes) for name, attributes in GLOBAL_OPTIONS.items()],
 )
-@click.option("--state", metavar="FOLDER", type=click.Path(file_okay=False), help="The state folder (default: .sparkles).")
-@click.option("--profile", metavar="NAME", help="Settings of [profile.NAME] in sparkles.toml.")
 @click.version_option(__version__, prog_name="sparkles", message="%(prog)s %(version)s")
 @click.pass_context
-def cli(ctx: click.Context, state: str | None, profile: str | None) -> None:
+def cli(ctx: click.Context, /, **options: str | None) -> None:
     """Runs workflows written in Lua: sweeps of shell tasks, checkpointed, never done twice."""
-    invocation = Invocation(state, profile)
+    invocation = Invocation(**options)
     ctx.obj = invocation
     ctx.call_on_close(invocation.close)
 

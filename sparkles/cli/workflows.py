@@ -96,7 +96,7 @@ def run(
     for number, given in enumerate(sets, 1):
         if len(sets) > 1:
             render.say(f"row {number} of {len(sets)}: {' '.join(f'{key}={value}' for key, value in given.items())}")
-        words = ["sparkles", *_state_option(invocation), "run", script]
+        words = ["sparkles", *invocation.words, "run", script]
         words += [word for key, value in given.items() for word in ("-p", f"{key}={value}")]
 
         def execute(app: App, progress: Progress, interrupts: Interrupts, given: dict[str, str] = given) -> str:
@@ -141,13 +141,8 @@ def resume(invocation: Invocation, /, run_word: str, as_json: bool, quiet: bool,
         app.resume_run(run_id, report=progress, interrupts=interrupts, **_options(how))
         return run_id
 
-    again = shlex.join(["sparkles", *_state_option(invocation), "resume", run_id])
+    again = shlex.join(["sparkles", *invocation.words, "resume", run_id])
     _execute(invocation, execute, again, quiet=quiet, as_json=as_json)
-
-
-def _state_option(invocation: Invocation) -> list[str]:
-    found = ["--state", invocation.state] if invocation.state else []
-    return [*found, *(["--profile", invocation.profile] if invocation.profile else [])]
 
 
 def _options(how: dict[str, bool]) -> dict[str, Any]:

@@ -40,14 +40,17 @@ def test_a_command_has_help_an_example_and_a_place_in_the_docs(name: str) -> Non
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_is_described_here_and_in_the_docs(name: str) -> None:
-    """Each option has a help text and stands in the command's section; every command that shows something has --json."""
+    """Each option has a help text and stands in the command's section, a global one at the top; every command that shows something
+    has --json."""
     command = cli.commands[name]
     options = [each for each in command.params if isinstance(each, click.Option)]
     assert [each.opts[-1] for each in options if not each.help] == []
     general = DOCS.split("## Workflows")[0]
     for option in options:
         longest = max(option.opts, key=len)
-        where = general if longest == "--json" else SECTIONS[name] + (SECTIONS["run"] if name == "resume" else "")
+        where = (
+            general if longest == "--json" or option.hidden else SECTIONS[name] + (SECTIONS["run"] if name == "resume" else "")
+        )
         assert f"`{longest}" in where or f" {longest}" in where, f"docs/commands.md: {name} does not mention {longest}"
     assert ("--json" in [opt for each in options for opt in each.opts]) == (name not in SHOWS_NO_VALUES)
 
@@ -125,3 +128,30 @@ def test_mistakes_are_told_in_a_sentence(
     told = capsys.readouterr()
     assert told.out == ""
     assert told.err.startswith(message)
+
+
+@pytest.mark.parametrize("behind", [False, True], ids=["before the command", "behind it"])
+def test_global_options_stand_before_the_command_or_behind_it(behind: bool, tmp_path, monkeypatch) -> None:
+    """Both give the same settings, and the command that goes on repeats them; behind a workflow's parameters too."""
+    script = tmp_path / "w.lua"
+    script.write_text("local p = params{alpha = {type = 'number', default = 1}}\n")
+    monkeypatch.chdir(tmp_path)
+    options = ["--backend", "cloud", "--fleet=none"]
+    line = ["run", "w.lua", "--alpha", "2"]
+    seen = {}
+
+    def execute(invocation, execute, again, **rest):
+        seen.update(settings=invocation.settings, again=again)
+
+    monkeypatch.setattr("sparkles.cli.workflows._execute", execute)
+    cli.main([*line, *options] if behind else [*options, *line], standalone_mode=False)
+    assert (seen["settings"].backend, seen["settings"].fleet) == ("cloud", "none")
+    assert seen["settings"].sources["fleet"] == "--fleet"
+    assert seen["again"] == "sparkles --backend cloud --fleet none run w.lua -p alpha=2"
+
+
+def test_an_option_of_the_command_itself_wins_behind_it() -> None:
+    """`list --state` chooses tasks, `sparkles --state` a folder."""
+    words = {opt: option for option in cli.commands["list"].params for opt in option.opts}
+    assert words["--state"].name == "states"
+    assert "--backend" in words

@@ -92,7 +92,28 @@ def test_the_state_folder(project: Path) -> None:
         ("[local]\ncpus = 2\n", "unknown key 'local.cpus'. Did you mean 'local.cpu'?"),
         ("bakend = 'local'\n", "unknown key 'bakend'. Did you mean 'backend'?"),
         ("[loacl]\ncpu = 2\n", "unknown key 'loacl'."),
-        ("backend = 'cloud'\n", "backend: expected 'local', found 'cloud'; other backends are not part of this version"),
+        ("backend = 'aws'\n", "backend: expected 'local' or 'cloud', found 'aws'"),
+        (
+            "fleet = 'kubernetes'\n",
+            "fleet: 'kubernetes' is not part of this version; use 'processes' (workers on this machine), or",
+        ),
+        ("fleet = 'pods'\n", "fleet: expected 'processes' or 'none', found 'pods'"),
+        ("[google]\nprojekt = 'mine-42'\n", "unknown key 'google.projekt'. Did you mean 'google.project'?"),
+        (
+            "[google]\nproject = 'My Project'\n",
+            "google.project: expected the id of a project, not its name, found 'My Project'",
+        ),
+        (
+            "[google]\nbucket = 'gs://mine'\n",
+            "google.bucket: expected a bucket's name without gs:// and folders, found 'gs://mine'",
+        ),
+        ("[google]\ndatabase = 'My'\n", "google.database: expected '(default)' or a database's id, found 'My'"),
+        (
+            "[google]\ntopic = 'projects/p/topics/t'\n",
+            "google.topic: expected a topic's id without projects/.../topics/, found",
+        ),
+        ("[google]\nprefix = 'a/../b'\n", "google.prefix: expected up to 100 of A-Z a-z 0-9 . _ - and / between them, found"),
+        ("[defaults]\nimage = 3\n", "defaults.image: expected a string, found 3"),
         ("[local]\ncpu = 0\n", "local.cpu: expected a number above 0, found 0"),
         ("[local]\ncpu = true\n", "local.cpu: expected a number above 0, found True"),
         ("[local]\nmemory = '4Gx'\n", "local.memory: expected a size such as 4Gi or 800M, found '4Gx'"),
@@ -117,3 +138,20 @@ def test_mistakes_of_variables_and_profiles(project: Path) -> None:
         load(project, environ={"SPARKLES_LOCAL_CPU": "many"})
     with pytest.raises(ConfigError, match=r"^profile 'huge' is in neither .*config\.toml nor .*sparkles\.toml$"):
         load(project, profile="huge")
+
+
+def test_the_cloud_is_set_in_every_way(project: Path) -> None:
+    """A file's table, a variable and an option of the command line, the last one given wins; a prefix gets its slash."""
+    text = 'backend = "cloud"\n[google]\nproject = "proj-one"\nbucket = "one"\nprefix = "/mine"\n[profile.two.google]\nbucket = "two"\n'
+    (project / "sparkles.toml").write_text(text)
+    environ = {"SPARKLES_GOOGLE_PROJECT": "proj-two", "SPARKLES_FLEET": "processes", "SPARKLES_DEFAULTS_IMAGE": "python:3.12"}
+    settings = load(project, profile="two", environ=environ, options={"fleet": "none", "backend": None})
+    assert (settings.backend, settings.fleet, settings.default_image) == ("cloud", "none", "python:3.12")
+    assert (settings.google_project, settings.google_bucket, settings.google_prefix) == ("proj-two", "two", "mine/")
+    assert (settings.google_database, settings.google_topic) == ("(default)", "sparkles")
+    assert settings.sources["fleet"] == "--fleet"
+    assert settings.sources["google.bucket"].endswith("sparkles.toml [profile.two]")
+    assert settings.sources["google.project"] == "SPARKLES_GOOGLE_PROJECT"
+    assert settings.sources["google.topic"] == "built in"
+    with pytest.raises(ConfigError, match=r"^--fleet: fleet: 'kubernetes' is not part of this version"):
+        load(project, options={"fleet": "kubernetes"})

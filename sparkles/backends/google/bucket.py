@@ -29,6 +29,8 @@ THREADS = 16
 CALL_S = 60.0
 PATIENCE_S = 300.0
 TOLD_AFTER_S = 5.0
+CHECK_S = 10.0
+"""How long a check before any work goes on trying: who has just typed a command sits there and waits."""
 CHUNK_BYTES = 8 << 20
 _RETRYABLE = (429, 500, 502, 503, 504, 408)
 
@@ -71,8 +73,8 @@ class Bucket:
         return f"gs://{self.name}/{self.prefix}{name}"
 
     def check(self) -> None:
-        """Raises NotFound or BackendError where the bucket cannot be used."""
-        self._trying(lambda: self._page("", None, most=1), "")
+        """Raises NotFound or BackendError where the bucket cannot be used; within about CHECK_S."""
+        self._trying(lambda: self._page("", None, most=1, limit_s=CHECK_S), "", CHECK_S)
 
     def put(self, name: str, data: bytes, *, absent: bool = False) -> bool:
         """Writes an object. With `absent` only where there is none; False where there was one."""
@@ -170,14 +172,16 @@ class Bucket:
             if token is None:
                 return
 
-    def _page(self, below: str, token: str | None, most: int | None = None) -> tuple[list[tuple[str, int, float]], str | None]:
+    def _page(
+        self, below: str, token: str | None, most: int | None = None, limit_s: float = CALL_S
+    ) -> tuple[list[tuple[str, int, float]], str | None]:
         found = self._client.list_blobs(
             self._bucket,
             prefix=self.prefix + below,
             page_token=token,
             max_results=most,
             fields="items(name,size,updated),nextPageToken",
-            timeout=CALL_S,
+            timeout=limit_s,
             retry=None,
         )
         page = next(found.pages, ())
@@ -203,7 +207,8 @@ class Bucket:
     def _blob(self, name: str) -> Any:
         return self._bucket.blob(self.prefix + name)
 
-    def _trying(self, call: Callable[[], R], name: str) -> R:
+    def _trying(self, call: Callable[[], R], name: str, patience_s: float | None = None) -> R:
+        patience_s = self._patience_s if patience_s is None else patience_s
         began = time.monotonic()
         pause = 0.1
         while True:
@@ -211,7 +216,7 @@ class Bucket:
                 answer = call()
             except (api_errors.GoogleAPICallError, auth_errors.GoogleAuthError, requests.RequestException) as error:
                 waited = time.monotonic() - began
-                if not _can_help(error) or waited + pause > self._patience_s:
+                if not _can_help(error) or waited + pause > patience_s:
                     raise translate(error, f"Cloud Storage: gs://{self.name}/{self.prefix}{name}", self.name) from error
                 if waited > TOLD_AFTER_S:
                     self._tell(troubled=True, why=str(error)[:200])

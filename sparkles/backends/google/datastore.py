@@ -34,6 +34,9 @@ CALL_S = 20.0
 PATIENCE_S = 300.0
 """How long a call is tried again before it fails, where trying again can help."""
 
+CHECK_S = 10.0
+"""How long a check before any work goes on trying: who has just typed a command sits there and waits."""
+
 TOLD_AFTER_S = 5.0
 
 _SERVICE = "/google.datastore.v1.Datastore/"
@@ -110,6 +113,14 @@ class Datastore:
         self._channel.close()
 
     # Reading
+
+    def check(self) -> None:
+        """Raises NotFound or BackendError where the database cannot be used; within about CHECK_S."""
+        request = _LookupRequest(
+            project_id=self._project, database_id=self._database, keys=[self._key("SparklesCounter", "jobs")]
+        )
+        call = lambda timeout: self._lookup(request, timeout=timeout, metadata=self._metadata)  # noqa: E731
+        self._trying(call, "look whether the database is there", CHECK_S)
 
     def get(self, kind: str, name: str) -> Entity | None:
         """The entity, or None."""
@@ -294,16 +305,17 @@ class Datastore:
     def _call(self, stub: Callable[..., Any], request: Any, what: str) -> Any:
         return self._trying(lambda timeout: stub(request, timeout=timeout, metadata=self._metadata), what)
 
-    def _trying(self, call: Callable[[float], Any], what: str) -> Any:
+    def _trying(self, call: Callable[[float], Any], what: str, patience_s: float | None = None) -> Any:
         """Calls again while that can help, for `patience_s`; the user is told after 5 s. Raises BackendError."""
+        patience_s = self._patience_s if patience_s is None else patience_s
         began = time.monotonic()
         pause = 0.1
         while True:
             try:
-                answer = call(CALL_S)
+                answer = call(min(CALL_S, max(patience_s, 1.0)))
             except grpc.RpcError as error:
                 waited = time.monotonic() - began
-                if not retryable(error) or waited + pause > self._patience_s:
+                if not retryable(error) or waited + pause > patience_s:
                     raise translate(error, f"Datastore: {what}", self._project) from error
                 if waited > TOLD_AFTER_S:
                     self._tell(troubled=True, why=error)

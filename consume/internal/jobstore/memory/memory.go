@@ -70,6 +70,15 @@ func (s *Store) Shards(job string) []wire.ShardDocument {
 	return slices.Clone(s.shards[job])
 }
 
+// Change writes what a driver would to every shard of a job.
+func (s *Store) Change(job string, act func(wire.ShardDocument) wire.ShardDocument) {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	for place, document := range s.shards[job] {
+		s.shards[job][place] = act(document)
+	}
+}
+
 // Claim: see jobstore.Queue.
 func (s *Store) Claim(ctx context.Context, worker, pool string, limit int, nowMS int64) ([]wire.Claim, error) {
 	s.mutex.Lock()

@@ -1,0 +1,152 @@
+"""Settings -> the clients of Google's services, on emulators or in the cloud. May import every module of this folder.
+
+Surprise: a variable that names an emulator leads every command there, also one that was meant for the cloud; so it is said each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sparkles.backends.google.projects import Place, find_place
+from sparkles.config import Settings
+from sparkles.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sparkles.backends.google.bucket import Bucket
+    from sparkles.backends.google.credentials import Login
+    from sparkles.backends.google.datastore import Datastore
+
+EMULATORS = {"datastore": "DATASTORE_EMULATOR_HOST", "storage": "STORAGE_EMULATOR_HOST", "pubsub": "PUBSUB_EMULATOR_HOST"}
+"""The usual variable of each service's emulator: host:port, of storage with http:// before it."""
+
+PASSED_ON = (
+    *EMULATORS.values(),
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "GOOGLE_CLOUD_PROJECT",
+    "GOOGLE_CLOUD_QUOTA_PROJECT",
+    "CLOUDSDK_CONFIG",
+    "NO_GCE_CHECK",
+    "GCE_METADATA_HOST",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "NO_PROXY",
+    "no_proxy",
+)
+"""Variables that a worker must be given to find the same services with the same login."""
+
+CHANNEL = (
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # A driver may wait for hours without a call: a connection that a firewall dropped meanwhile is noticed.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+)
+
+
+@dataclass
+class Connection:
+    """The clients of one installation; to be closed."""
+
+    place: Place
+    datastore: Datastore
+    bucket: Bucket
+    environment: dict[str, str]
+    """What workers must find in their environment."""
+
+    def close(self) -> None:
+        """Ends connections and threads."""
+        self.bucket.close()
+        self.datastore.close()
+
+
+def emulators(environ: Mapping[str, str]) -> dict[str, str]:
+    """The services that an emulator stands for, and its address as the variable has it.
+
+    Raises:
+        ConfigError: An address has no scheme where one belongs, or has one where none belongs.
+    """
+    found = {service: environ[name] for service, name in EMULATORS.items() if environ.get(name)}
+    for service, address in found.items():
+        scheme = address.startswith(("http://", "https://"))
+        if scheme != (service == "storage"):
+            expected = "http://host:port" if service == "storage" else "host:port"
+            raise ConfigError(f"{EMULATORS[service]}: expected {expected}, found {address!r}")
+    return found
+
+
+def connect(settings: Settings, say: Callable[[str], None] = lambda line: None, *, check: bool = True) -> Connection:
+    """The clients that the settings ask for. `say` is told of emulators, and later of services that do not answer.
+
+    Args:
+        check: See to it first that the login works and that database and bucket are there.
+
+    Raises:
+        ConfigError: The settings name no project or no bucket.
+        BackendError: There is no login, or what is asked for is not there; with what to do.
+    """
+    place = find_place(settings)
+    used = emulators(settings.environ)
+    if used:
+        say("emulators in use: " + ", ".join(f"{EMULATORS[service]}={address}" for service, address in used.items()))
+    login = None if {"datastore", "storage"} <= set(used) else _log_in(settings)
+    connection = Connection(
+        place,
+        _datastore(place, used.get("datastore"), login, say),
+        _bucket(place, used.get("storage"), login, say),
+        {name: settings.environ[name] for name in PASSED_ON if settings.environ.get(name)},
+    )
+    try:
+        if check:
+            _check(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _log_in(settings: Settings) -> Login:
+    from sparkles.backends.google.credentials import log_in
+
+    return log_in(settings.environ)
+
+
+def _check(connection: Connection) -> None:
+    """Both at once: each is one round trip."""
+    asked = [connection.bucket.pool.submit(connection.bucket.check), connection.bucket.pool.submit(connection.datastore.check)]
+    for each in asked:
+        each.result()
+
+
+def _datastore(place: Place, emulator: str | None, login: Login | None, say: Callable[[str], None]) -> Datastore:
+    from sparkles.backends.google.datastore import Datastore
+
+    channel = open_channel("datastore.googleapis.com:443", emulator, login)
+    return Datastore(channel, project=place.project, database=place.database, namespace=place.namespace, say=say)
+
+
+def _bucket(place: Place, emulator: str | None, login: Login | None, say: Callable[[str], None]) -> Bucket:
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud import storage  # type: ignore[attr-defined,unused-ignore]  # a namespace package
+
+    from sparkles.backends.google.bucket import Bucket
+
+    credentials = login.credentials if login is not None and emulator is None else AnonymousCredentials()
+    options = {"api_endpoint": emulator} if emulator is not None else None
+    client = storage.Client(project=place.project, credentials=credentials, client_options=options)
+    return Bucket(client, place.bucket, place.prefix, say=say)
+
+
+def open_channel(host: str, emulator: str | None, login: Login | None) -> Any:
+    """A gRPC channel: to the emulator without a login, else to `host` with it."""
+    import grpc
+
+    if emulator is not None:
+        return grpc.insecure_channel(emulator, options=CHANNEL)
+    if login is None:
+        raise ValueError(f"{host} needs a login")
+    from google.auth.transport.grpc import secure_authorized_channel
+    from google.auth.transport.requests import Request
+
+    return secure_authorized_channel(login.credentials, Request(), host, options=CHANNEL)
