@@ -43,6 +43,9 @@ class LookingBlobs:
         """As the real one."""
         return self._blobs.known_file(path)
 
+    def settle(self) -> None:
+        """There is nothing to wait for."""
+
     def put_bytes(self, data: bytes) -> Digest:
         """The digest of the bytes."""
         found = digest.of_bytes(data)

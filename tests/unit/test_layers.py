@@ -16,7 +16,7 @@ LEVELS = {
     **dict.fromkeys(("ports", "wire", "config"), 1),
     "engine": 2,
     **dict.fromkeys(("lua", "backends"), 3),
-    **dict.fromkeys(("app", "installation", "rehearse", "scripts", "worker_process"), 4),
+    **dict.fromkeys(("app", "cloud", "installation", "rehearse", "scripts", "worker_process"), 4),
     **dict.fromkeys(("cli", "__main__"), 5),
 }
 """The level of each part: a module of the package, or a folder of modules. "" is the package itself."""

@@ -123,7 +123,7 @@ func (w *Worker) follow(ctx context.Context, t *task) {
 		if err != nil {
 			continue
 		}
-		if err := w.Blobs.PutObject(ctx, blobs.LogPieceName(t.claim.Ref, offset), piece); err != nil {
+		if err := w.Blobs.PutObject(ctx, blobs.LogPiece(t.claim.Ref, offset), piece); err != nil {
 			w.Log.Warn("upload a piece of a log", "job", t.claim.Ref.Job, "task", t.claim.Ref.Index, "error", err)
 			continue
 		}
@@ -146,7 +146,7 @@ func readPiece(path string, offset, size int64) ([]byte, error) {
 func (w *Worker) storeLog(ctx context.Context, t *task) {
 	ref := t.claim.Ref
 	if facts, err := os.Stat(t.folder.LogPath()); err == nil && facts.Size() > 0 {
-		if err := w.Blobs.PutFile(ctx, blobs.LogName(ref), t.folder.LogPath()); err != nil {
+		if err := w.Blobs.PutFile(ctx, blobs.Attempt(ref, "output.log"), t.folder.LogPath()); err != nil {
 			w.Log.Error("upload a log", "job", ref.Job, "task", ref.Index, "attempt", ref.Attempt, "error", err)
 		} else if t.pieces.Load() {
 			if err := w.Blobs.DeleteLogPieces(ctx, ref); err != nil {
