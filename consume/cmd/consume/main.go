@@ -18,7 +18,6 @@ const usage = `consume: the cloud worker of sparkles
 
   consume run FLAGS...            serves one pool (consume run -h lists the flags)
   consume install FOLDER          copies this program to FOLDER/consume, executable
-  consume image build|push REF    makes its image, without Docker (consume image -h)
   consume version
 `
 
@@ -41,8 +40,6 @@ func dispatch(args []string) int {
 		return run(args[1:])
 	case "install":
 		return install(args[1:])
-	case "image":
-		return imageCommand(args[1:])
 	case "version":
 		fmt.Println(version)
 		return 0

@@ -398,3 +398,12 @@ func (c *client) request(mutation *pb.Mutation) *pb.CommitRequest {
 func settling(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), resolveAfter)
 }
+
+// IsConfiguration tells whether an error is about what the worker was told or may do, and not about the service: trying again does not help.
+func IsConfiguration(err error) bool {
+	switch status.Code(err) {
+	case codes.NotFound, codes.PermissionDenied, codes.Unauthenticated, codes.InvalidArgument:
+		return true
+	}
+	return false
+}
