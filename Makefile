@@ -4,7 +4,7 @@ PYTHON_IN_VENV := .venv/bin/python
 UV := $(firstword $(wildcard .venv/bin/uv) uv)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick lint type fmt bench lock runtime dev
+.PHONY: help demo test quick lint type fmt bench consume consume-all emulators lock runtime dev
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -30,6 +30,15 @@ fmt: dev ## format, and mend what can be mended
 
 bench: dev ## measure, and write the table of docs/performance.md
 	@$(PYTHON_IN_VENV) bench/all.py
+
+consume: ## build the cloud worker, consume/bin/consume (needs Go)
+	@consume/build
+
+consume-all: ## the same for linux/amd64 and linux/arm64, for an image
+	@consume/build amd64 arm64
+
+emulators: dev ## Google's services on this machine: prints what to export, runs until Ctrl-C
+	@$(PYTHON_IN_VENV) -m tests.support.emulators
 
 lock: ## compute requirements/*.lock anew (needs uv)
 	@command -v $(UV) >/dev/null || { echo "uv is needed to lock: .venv/bin/python -m pip install uv" >&2; exit 1; }
