@@ -330,11 +330,6 @@ func (c *client) replace(ctx context.Context, each *entity) (outcome, error) {
 	})
 }
 
-// insert writes an entity that is not there yet.
-func (c *client) insert(ctx context.Context, each *entity) (outcome, error) {
-	return c.commit(ctx, each, &pb.Mutation{Operation: &pb.Mutation_Insert{Insert: c.message(each)}})
-}
-
 // commit is one commit of one entity. The same request can be sent again after a lost answer: at most one of them is applied.
 func (c *client) commit(ctx context.Context, each *entity, mutation *pb.Mutation) (outcome, error) {
 	unanswered := false
