@@ -301,8 +301,11 @@ class Content(Protocol):
 class Blobs(Content, Protocol):
     """Content-addressed files, and the logs of attempts: what a driver needs.
 
-    Names that come from outside never become paths unchecked.
+    Names that come from outside never become paths unchecked. `transfers` is how many calls are worth making at a time.
     """
+
+    @property
+    def transfers(self) -> int: ...
 
     def place(
         self, digest: Digest, target: Path, *, executable: bool = False, private: bool = False, link: bool = False

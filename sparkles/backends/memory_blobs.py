@@ -26,6 +26,8 @@ from sparkles.ports import Notifier, Workspace
 class MemoryBlobs:
     """`contents` and `asked_at` (seconds since the epoch) are open, so that a test can damage content or let it age."""
 
+    transfers = 1
+
     def __init__(self) -> None:
         self.contents: dict[Digest, bytes] = {}
         self.asked_at: dict[Digest, float] = {}

@@ -7,8 +7,10 @@ A file that is there already with the right content is left alone, so a second f
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from sparkles import digest, rows
@@ -56,23 +58,35 @@ def bring(
         raise UsageError(f"{dest}: expected a folder, found a file")
     written = 0
     table: list[dict[str, Json]] = []
-    for outcome in found:
-        task, attempt = outcome.task, outcome.attempt
-        if indexes is not None and task.index not in indexes:
-            continue
-        code = attempt.exit_code if attempt is not None else task.exit_code
-        table.append({"index": task.index, "state": str(task.state), "exit_code": code, **scalars(outcome.params)})
-        if attempt is None:
-            continue
-        folder = dest / str(task.index)
-        for output in attempt.outputs:
-            written += _bring(blobs, output, attempt.ref, folder / output.name, only_count)
-        if attempt.results is not None:
-            written += _write(folder / "results.json", attempt.results.encode(), only_count)
-        written += _bring_log(blobs, attempt.ref, folder / "output.log", only_count, always=task.state is TaskState.FAILED)
+
+    def task_of(outcome: Outcome) -> int:
+        return _bring_task(outcome, blobs, dest, only_count)
+
+    with ThreadPoolExecutor(blobs.transfers) as pool:
+        wanted = (outcome for outcome in found if indexes is None or outcome.task.index in indexes)
+        while page := list(itertools.islice(wanted, PAGE)):
+            for outcome in page:
+                task, attempt = outcome.task, outcome.attempt
+                code = attempt.exit_code if attempt is not None else task.exit_code
+                table.append({"index": task.index, "state": str(task.state), "exit_code": code, **scalars(outcome.params)})
+            written += sum(pool.map(task_of, page) if blobs.transfers > 1 else map(task_of, page))
     if indexes is None:
         written += _write(dest / "tasks.csv", rows.format_csv(table), only_count)
     return written
+
+
+def _bring_task(outcome: Outcome, blobs: Blobs, dest: Path, only_count: bool) -> int:
+    """What one task left."""
+    task, attempt = outcome.task, outcome.attempt
+    if attempt is None:
+        return 0
+    written = 0
+    folder = dest / str(task.index)
+    for output in attempt.outputs:
+        written += _bring(blobs, output, attempt.ref, folder / output.name, only_count)
+    if attempt.results is not None:
+        written += _write(folder / "results.json", attempt.results.encode(), only_count)
+    return written + _bring_log(blobs, attempt.ref, folder / "output.log", only_count, always=task.state is TaskState.FAILED)
 
 
 def scalars(params: dict[str, object]) -> dict[str, Json]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sparkles.backends.google import names
-from sparkles.backends.google.bucket import Bucket
+from sparkles.backends.google.bucket import THREADS, Bucket
 from sparkles.backends.local.copying import storage_error
 from sparkles.backends.local.digests import DigestCache
 from sparkles.backends.local.sources import check_unchanged, open_input
@@ -40,6 +40,8 @@ _PIECE = 1 << 20
 
 class GoogleBlobs:
     """The Blobs of one installation, as a driver sees it. `cache` is a folder of this machine for the digests of files."""
+
+    transfers = THREADS
 
     def __init__(self, bucket: Bucket, cache: Path) -> None:
         self._bucket = bucket

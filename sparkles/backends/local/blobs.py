@@ -23,6 +23,8 @@ from sparkles.ports import Workspace
 class DirectoryBlobs(ContentStore):
     """The Blobs of one state folder. Making one, and `folder`, touch no disk."""
 
+    transfers = 1
+
     def __init__(self, state: Path) -> None:
         super().__init__(state)
         self._jobs = os.path.join(self._state, "jobs")
