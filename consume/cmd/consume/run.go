@@ -126,7 +126,7 @@ func run(args []string) int {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 
-	objects, err := gcs.Open(ctx, gcs.Options{Bucket: o.bucket, Prefix: o.prefix, EmulatorHost: os.Getenv("STORAGE_EMULATOR_HOST")})
+	objects, err := gcs.Open(ctx, gcs.Options{Bucket: o.bucket, Prefix: o.prefix, EmulatorHost: os.Getenv("STORAGE_EMULATOR_HOST"), Log: log})
 	if err != nil {
 		return fail(log, fmt.Errorf("connect to Cloud Storage: %w", err))
 	}

@@ -101,6 +101,9 @@ func Send(path string) (*Outgoing, error) {
 	return &Outgoing{Facts: facts, path: path, file: file, hash: sha256.New(), before: *facts.Sys().(*syscall.Stat_t)}, nil
 }
 
+// Path is the file's.
+func (f *Outgoing) Path() string { return f.path }
+
 // Read gives the next bytes, no more than the file had when it was opened.
 func (f *Outgoing) Read(data []byte) (int, error) {
 	left := f.Facts.Size() - f.read

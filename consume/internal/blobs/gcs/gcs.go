@@ -1,7 +1,7 @@
-// Package gcs is blobs in a bucket of Cloud Storage.
+// Package gcs keeps objects in a bucket of Cloud Storage, below an installation's prefix. It imports blobs and wire.
 //
-// Each call has a time limit and is tried again while that can help, for five minutes: programs that ran for hours are not to suffer for a
-// service that is away for one. Every write is one that may be repeated. Surprise: a Writer has written only when its Close returns no error.
+// Surprise: the client's own retries are off. They are silent and endless; here each call ends when it makes no progress for a minute, and is
+// tried again for five minutes, with a line in the log.
 package gcs
 
 import (
@@ -9,105 +9,120 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
-	"io/fs"
-	"math/rand/v2"
-	"net"
-	"net/http"
-	"net/url"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"cloud.google.com/go/storage"
-	"google.golang.org/api/googleapi"
-	"google.golang.org/api/iterator"
 	"google.golang.org/api/option"
 
 	"sparkles.dev/consume/internal/blobs"
 	"sparkles.dev/consume/internal/wire"
 )
 
-var _ blobs.Blobs = (*Store)(nil)
-
 const (
-	transfers  = 16
-	patience   = 5 * time.Minute
-	leastPause = 100 * time.Millisecond
-	mostPause  = 5 * time.Second
-	// smallBytes: up to this an object is one request without a session for resuming.
+	// transfers at a time: small objects are bound by the network's latency; more gain little on one machine.
+	transfers = 16
+	// smallBytes is what is sent from memory in one request; more is sent in chunks of this, each kept in memory until it is acknowledged.
 	smallBytes = 8 << 20
-	chunkBytes = 8 << 20
+	// touchAfter is below the hour for which `sparkles clean` spares content that no job refers to, so that an output stays until its record is written.
+	touchAfter = 30 * time.Minute
 )
 
-// Options says which installation. EmulatorHost (STORAGE_EMULATOR_HOST) is that of an emulator with its scheme, spoken to without credentials; "": the
-// service. Patience is how long a call is tried again; 0: five minutes.
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// Options says where to. Prefix ends with a slash, or is empty. EmulatorHost (STORAGE_EMULATOR_HOST) is an emulator's address, with or without
+// its scheme, spoken to without credentials; "": the service.
 type Options struct {
 	Bucket, Prefix string
 	EmulatorHost   string
-	Patience       time.Duration
+	// Patience is how long a call is tried again before it fails, where trying again can help; 0: 5 minutes.
+	Patience time.Duration
+	// Log is told when Cloud Storage does not answer; nil: nobody is.
+	Log *slog.Logger
+	// Client is added to the options of the client.
+	Client []option.ClientOption
 }
 
-// Store is an installation's objects; made by Open.
+// Store is one installation's objects.
 type Store struct {
-	client   *storage.Client
-	bucket   *storage.BucketHandle
-	name     string
-	prefix   string
-	patience time.Duration
-	slots    chan struct{}
+	name, prefix string
+	patience     time.Duration
+	callTime     time.Duration
+	toldAfter    time.Duration
+	log          *slog.Logger
+	client       *storage.Client
+	bucket       *storage.BucketHandle
+	slots        chan struct{}
+	troubled     atomic.Bool
 }
 
-// Open makes the client; the service is not asked yet.
+var _ blobs.Blobs = (*Store)(nil)
+
+// Open connects and looks whether the bucket can be listed. The error is a *Refused where it cannot be used.
 func Open(ctx context.Context, options Options) (*Store, error) {
-	settings := []option.ClientOption{storage.WithJSONReads()}
-	if options.EmulatorHost != "" {
-		// The client reads STORAGE_EMULATOR_HOST itself; a test may name another.
-		settings = append(settings, option.WithEndpoint(options.EmulatorHost+"/storage/v1/"), option.WithoutAuthentication())
+	// Reads by the same interface as all else: what serves the JSON interface under another name serves them too.
+	client := []option.ClientOption{storage.WithJSONReads(), storage.WithDisabledClientMetrics()}
+	if host := options.EmulatorHost; host != "" {
+		if !strings.Contains(host, "://") {
+			host = "http://" + host
+		}
+		client = append(client, option.WithEndpoint(strings.TrimRight(host, "/")+"/storage/v1/"), option.WithoutAuthentication())
+	} else {
+		client = append(client, option.WithScopes(storage.ScopeReadWrite))
 	}
-	client, err := storage.NewClient(ctx, settings...)
+	opened, err := storage.NewClient(ctx, append(client, options.Client...)...)
 	if err != nil {
+		return nil, &Refused{"no way to log in to Google Cloud was found", err}
+	}
+	opened.SetRetry(storage.WithPolicy(storage.RetryNever))
+	s := &Store{
+		name: options.Bucket, prefix: options.Prefix, patience: options.Patience, callTime: callTime, toldAfter: toldAfter, log: options.Log,
+		client: opened, bucket: opened.Bucket(options.Bucket), slots: make(chan struct{}, transfers),
+	}
+	if s.patience == 0 {
+		s.patience = patience
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if _, err := s.list(ctx, "", 1); err != nil {
+		_ = opened.Close()
 		return nil, err
 	}
-	client.SetRetry(storage.WithPolicy(storage.RetryNever))
-	store := &Store{
-		client: client, bucket: client.Bucket(options.Bucket), name: options.Bucket, prefix: options.Prefix,
-		patience: options.Patience, slots: make(chan struct{}, transfers),
-	}
-	if store.patience == 0 {
-		store.patience = patience
-	}
-	return store, nil
+	return s, nil
 }
 
-// Close ends the connections.
+// Close ends its connections.
 func (s *Store) Close() { _ = s.client.Close() }
 
-// Place is of blobs.Blobs.
+// Place is of blobs.Blobs. A download that breaks off goes on where it broke off.
 func (s *Store) Place(ctx context.Context, digest, target string, executable, private bool) error {
 	if err := blobs.CheckDigest(digest); err != nil {
 		return err
 	}
 	name := blobs.Content(digest)
-	err := s.trying(ctx, name, func(ctx context.Context) error {
-		incoming, err := blobs.Receive(digest, target, executable, private)
-		if err != nil {
-			return err
-		}
-		reader, err := s.object(name).NewReader(ctx)
-		if err != nil {
-			incoming.Drop()
-			return err
-		}
-		defer reader.Close()
-		if _, err := io.Copy(incoming, reader); err != nil {
-			incoming.Drop()
-			return err
-		}
-		return incoming.Done()
+	incoming, err := blobs.Receive(digest, target, executable, private)
+	if err != nil {
+		return err
+	}
+	err = s.trying(ctx, name, s.callTime, func(ctx context.Context, more func(bool)) error {
+		return s.read(ctx, name, incoming.Size(), -1, &watched{incoming, func() { more(true) }})
 	})
+	if err != nil {
+		incoming.Drop()
+		return err
+	}
+	err = incoming.Done()
 	var damaged *blobs.ErrDamaged
 	if errors.As(err, &damaged) {
-		// So that it can be stored anew.
-		_ = s.trying(ctx, name, func(ctx context.Context) error { return s.object(name).Delete(ctx) })
+		if gone := s.remove(ctx, name); gone != nil {
+			err = fmt.Errorf("%w (it could not be removed: %v)", err, gone)
+		}
 	}
 	return err
 }
@@ -119,24 +134,54 @@ func (s *Store) Collect(ctx context.Context, path, name string) (wire.Artifact, 
 		return wire.Artifact{}, err
 	}
 	defer file.Close()
-	if _, err := io.Copy(io.Discard, file); err != nil {
+	artifact := wire.Artifact{Name: name, SizeBytes: file.Facts.Size(), Executable: file.Executable(), Private: file.Private()}
+	if artifact.SizeBytes <= smallBytes {
+		data, err := io.ReadAll(file)
+		if err == nil {
+			err = file.Unchanged()
+		}
+		if err != nil {
+			return wire.Artifact{}, err
+		}
+		artifact.Digest = file.Digest()
+		err = s.send(ctx, blobs.Content(artifact.Digest), data, true)
+		return artifact, s.keep(ctx, artifact.Digest, err)
+	}
+	check := crc32.New(castagnoli)
+	if _, err := io.Copy(check, &guarded{ctx, file}); err != nil {
 		return wire.Artifact{}, err
 	}
-	digest := file.Digest()
 	if err := file.Unchanged(); err != nil {
 		return wire.Artifact{}, err
 	}
-	wrote, err := s.write(ctx, blobs.Content(digest), file.Facts.Size(), true, func() (io.Reader, error) { return file, file.Rewind() })
-	if err != nil {
+	artifact.Digest = file.Digest()
+	object := blobs.Content(artifact.Digest)
+	if _, err := s.facts(ctx, object); errors.Is(err, blobs.ErrNotFound) {
+		err = s.sendFile(ctx, object, file, artifact.Digest, check.Sum32())
+		return artifact, s.keep(ctx, artifact.Digest, err)
+	} else if err != nil {
 		return wire.Artifact{}, err
 	}
-	if wrote && (file.Digest() != digest || file.Unchanged() != nil) {
-		_ = s.trying(ctx, digest, func(ctx context.Context) error { return s.object(blobs.Content(digest)).Delete(ctx) })
-		return wire.Artifact{}, fmt.Errorf("%s changed while it was read; something still writes to it", path)
+	return artifact, s.keep(ctx, artifact.Digest, errPresent)
+}
+
+// keep makes content that was there already count as written now where it is old.
+func (s *Store) keep(ctx context.Context, digest string, err error) error {
+	if !errors.Is(err, errPresent) {
+		return err
 	}
-	return wire.Artifact{
-		Name: name, Digest: digest, SizeBytes: file.Facts.Size(), Executable: file.Executable(), Private: file.Private(),
-	}, nil
+	name := blobs.Content(digest)
+	found, err := s.facts(ctx, name)
+	if err != nil || time.Since(found.Updated) < touchAfter {
+		return err
+	}
+	return s.trying(ctx, name, s.callTime, func(ctx context.Context, more func(bool)) error {
+		// A rewrite onto itself moves no bytes.
+		copier := s.object(name).CopierFrom(s.object(name))
+		copier.ProgressFunc = func(uint64, uint64) { more(false) }
+		_, err := copier.Run(ctx)
+		return err
+	})
 }
 
 // PutObject is of blobs.Blobs.
@@ -144,8 +189,7 @@ func (s *Store) PutObject(ctx context.Context, name string, data []byte) error {
 	if err := blobs.CheckName(name); err != nil {
 		return err
 	}
-	_, err := s.write(ctx, name, int64(len(data)), false, func() (io.Reader, error) { return bytes.NewReader(data), nil })
-	return err
+	return s.send(ctx, name, data, false)
 }
 
 // PutFile is of blobs.Blobs.
@@ -158,8 +202,14 @@ func (s *Store) PutFile(ctx context.Context, name, path string) error {
 		return err
 	}
 	defer file.Close()
-	_, err = s.write(ctx, name, file.Facts.Size(), false, func() (io.Reader, error) { return file, file.Rewind() })
-	return err
+	if file.Facts.Size() > smallBytes {
+		return s.sendFile(ctx, name, file, "", 0)
+	}
+	data, err := io.ReadAll(file)
+	if err != nil {
+		return err
+	}
+	return s.send(ctx, name, data, false)
 }
 
 // PutRecord is of blobs.Blobs.
@@ -167,8 +217,10 @@ func (s *Store) PutRecord(ctx context.Context, ref wire.AttemptRef, record wire.
 	if err := blobs.CheckRef(ref); err != nil {
 		return err
 	}
-	data := wire.Encode(record)
-	_, err := s.write(ctx, blobs.Attempt(ref, blobs.Result), int64(len(data)), true, func() (io.Reader, error) { return bytes.NewReader(data), nil })
+	err := s.send(ctx, blobs.Attempt(ref, blobs.Result), wire.Encode(record), true)
+	if errors.Is(err, errPresent) {
+		return nil
+	}
 	return err
 }
 
@@ -177,45 +229,38 @@ func (s *Store) WriteNew(ctx context.Context, name string, data []byte) (bool, e
 	if err := blobs.CheckName(name); err != nil {
 		return false, err
 	}
-	wrote, err := s.write(ctx, name, int64(len(data)), true, func() (io.Reader, error) { return bytes.NewReader(data), nil })
-	if err != nil || wrote {
-		return wrote, err
+	err := s.send(ctx, name, data, true)
+	if !errors.Is(err, errPresent) {
+		return err == nil, err
 	}
-	// It may be what an earlier try of this very call wrote, whose answer was lost.
+	// It may be this very write, whose answer was lost.
 	there, err := s.ReadAll(ctx, name)
 	return err == nil && bytes.Equal(there, data), err
 }
 
 // ReadAll is of blobs.Blobs.
 func (s *Store) ReadAll(ctx context.Context, name string) ([]byte, error) {
-	return s.read(ctx, name, 0, -1)
+	return s.ReadRange(ctx, name, 0, -1)
 }
 
 // ReadRange is of blobs.Blobs.
 func (s *Store) ReadRange(ctx context.Context, name string, offset, size int64) ([]byte, error) {
-	return s.read(ctx, name, offset, size)
-}
-
-func (s *Store) read(ctx context.Context, name string, offset, size int64) ([]byte, error) {
 	if err := blobs.CheckName(name); err != nil {
 		return nil, err
 	}
-	var data []byte
-	err := s.trying(ctx, name, func(ctx context.Context) error {
-		reader, err := s.object(name).NewRangeReader(ctx, offset, size)
-		var refused *googleapi.Error
-		if errors.As(err, &refused) && refused.Code == http.StatusRequestedRangeNotSatisfiable {
-			data = []byte{}
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		defer reader.Close()
-		data, err = io.ReadAll(reader)
-		return err
+	if size == 0 {
+		_, err := s.facts(ctx, name)
+		return nil, err
+	}
+	var found bytes.Buffer
+	err := s.trying(ctx, name, s.callTime, func(ctx context.Context, more func(bool)) error {
+		found.Reset() // it may be another object by now
+		return s.read(ctx, name, offset, size, &watched{&found, func() { more(false) }})
 	})
-	return data, err
+	if err != nil {
+		return nil, err
+	}
+	return found.Bytes(), nil
 }
 
 // DeleteLogPieces is of blobs.Blobs.
@@ -223,109 +268,15 @@ func (s *Store) DeleteLogPieces(ctx context.Context, ref wire.AttemptRef) error 
 	if err := blobs.CheckRef(ref); err != nil {
 		return err
 	}
-	below := blobs.LogPieces(ref)
-	return s.trying(ctx, below, func(ctx context.Context) error {
-		found := s.bucket.Objects(ctx, &storage.Query{Prefix: s.prefix + below})
-		for {
-			facts, err := found.Next()
-			if errors.Is(err, iterator.Done) {
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			if err := s.bucket.Object(facts.Name).Delete(ctx); err != nil && !errors.Is(err, storage.ErrObjectNotExist) {
-				return err
-			}
-		}
-	})
-}
-
-// write writes an object; with fresh only where there is none: false where there was one. source begins the bytes anew for each try.
-func (s *Store) write(ctx context.Context, name string, size int64, fresh bool, source func() (io.Reader, error)) (bool, error) {
-	wrote := false
-	err := s.trying(ctx, name, func(ctx context.Context) error {
-		// Abandoning a Writer by its context is the only way not to write a part of an object.
-		ctx, abandon := context.WithCancel(ctx)
-		defer abandon()
-		object := s.object(name)
-		if fresh {
-			object = object.If(storage.Conditions{DoesNotExist: true})
-		}
-		reader, err := source()
-		if err != nil {
-			return err
-		}
-		writer := object.NewWriter(ctx)
-		writer.ContentType = "application/octet-stream"
-		writer.ChunkSize = chunkBytes
-		if size <= smallBytes {
-			writer.ChunkSize = 0
-		}
-		if _, err := io.Copy(writer, reader); err != nil {
-			abandon()
-			_ = writer.Close()
-			return err
-		}
-		err = writer.Close()
-		var refused *googleapi.Error
-		if fresh && errors.As(err, &refused) && refused.Code == http.StatusPreconditionFailed {
-			return nil
-		}
-		wrote = err == nil
+	names, err := s.list(ctx, blobs.LogPieces(ref), 0)
+	if err != nil {
 		return err
-	})
-	return wrote, err
-}
-
-func (s *Store) object(name string) *storage.ObjectHandle { return s.bucket.Object(s.prefix + name) }
-
-// trying calls again while that can help.
-func (s *Store) trying(ctx context.Context, name string, call func(context.Context) error) error {
-	select {
-	case s.slots <- struct{}{}:
-		defer func() { <-s.slots }()
-	case <-ctx.Done():
-		return context.Cause(ctx)
 	}
-	began, pause := time.Now(), leastPause
-	for {
-		err := call(ctx)
-		if err == nil {
-			return nil
-		}
-		if errors.Is(err, storage.ErrObjectNotExist) {
-			return fmt.Errorf("gs://%s/%s%s: %w", s.name, s.prefix, name, blobs.ErrNotFound)
-		}
-		if ctx.Err() != nil || !passing(err) || time.Since(began)+pause > s.patience {
-			return fmt.Errorf("gs://%s/%s%s: %w", s.name, s.prefix, name, err)
-		}
-		time.Sleep(pause/2 + rand.N(pause/2))
-		pause = min(2*pause, mostPause)
+	problems := make([]error, len(names))
+	var group sync.WaitGroup
+	for place, name := range names {
+		group.Go(func() { problems[place] = s.remove(ctx, name) })
 	}
-}
-
-// passing tells whether the same call can succeed later.
-func passing(err error) bool {
-	var refused *googleapi.Error
-	if errors.As(err, &refused) {
-		return refused.Code == http.StatusRequestTimeout || refused.Code == http.StatusTooManyRequests || refused.Code >= 500
-	}
-	var damaged *blobs.ErrDamaged
-	var path *fs.PathError
-	if errors.As(err, &damaged) || errors.As(err, &path) || errors.Is(err, blobs.ErrFull) || errors.Is(err, storage.ErrBucketNotExist) {
-		return false
-	}
-	var network net.Error
-	var address *url.Error
-	return errors.As(err, &network) || errors.As(err, &address) || errors.Is(err, io.ErrUnexpectedEOF)
-}
-
-// IsConfiguration tells whether an error is about what the worker was told or may do, and not about the service: trying again does not help.
-func IsConfiguration(err error) bool {
-	if errors.Is(err, storage.ErrBucketNotExist) {
-		return true
-	}
-	var refused *googleapi.Error
-	return errors.As(err, &refused) && (refused.Code == http.StatusUnauthorized || refused.Code == http.StatusForbidden)
+	group.Wait()
+	return errors.Join(problems...)
 }
