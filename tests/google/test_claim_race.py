@@ -1,0 +1,133 @@
+"""Drivers' and workers' languages claim from the same job at the same time: no task is claimed twice, none is lost, and the job's
+parallelism holds over both."""
+
+import json
+import os
+import secrets
+import subprocess
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from sparkles.backends.google import names
+from sparkles.model import Counts, JobSpec, TaskState
+from tests.support import emulators, google
+from tests.support.needs import requires
+from tests.support.stores import create, ended, enter
+
+pytestmark = pytest.mark.google
+MODULE = Path(__file__).parents[2] / "consume"
+
+
+@pytest.fixture(scope="module")
+def claimer(tmp_path_factory):
+    program = tmp_path_factory.mktemp("claimer") / "claimer"
+    package = "./internal/jobstore/datastore/claimer"
+    try:
+        built = subprocess.run(
+            ["go", "build", "-tags", "disable_grpc_modules", "-o", program, package], cwd=MODULE, capture_output=True, text=True
+        )
+    except FileNotFoundError:
+        requires(False, "this machine has no Go")
+        raise
+    assert built.returncode == 0, built.stderr
+    return program
+
+
+@pytest.fixture(params=["datastore", "firestore"])
+def installation(request):
+    prefix = f"race{secrets.token_hex(6)}/"
+    opened = []
+
+    def store():
+        made, clients = google.job_store(request.param, prefix, max_workers=4)
+        opened.extend(clients)
+        return made
+
+    yield request.param, prefix, store
+    for each in opened:
+        each.close()
+
+
+def start(program, kind, prefix, *options):
+    """Go workers of the pool "", claiming at once."""
+    environ = {
+        **os.environ,
+        "DATASTORE_EMULATOR_HOST": google.address(kind),
+        "STORAGE_EMULATOR_HOST": f"http://{google.address('storage')}",
+    }
+    places = ["--project", emulators.PROJECT, "--namespace", names.namespace(prefix), "--bucket", emulators.BUCKET]
+    return subprocess.Popen(
+        [program, *places, "--prefix", prefix, *options], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def claim_all(store, worker, *, hold_s=0.0, finish=False):
+    """What the Go program does, in Python: the same lines."""
+    enter(store, worker)
+    lines = []
+    while True:
+        claims = store.claim(worker, pool="", limit=4, now_ms=time.time_ns() // 1_000_000)
+        if not claims:
+            if store.next_due_ms("") is None:
+                return lines
+            time.sleep(0.01)
+            continue
+        began = time.time_ns() // 1_000_000
+        time.sleep(hold_s)
+        over = time.time_ns() // 1_000_000
+        if finish:
+            assert all(store.finish([ended(each, TaskState.SUCCEEDED) for each in claims]))
+        lines += [
+            {"job": each.ref.job, "index": each.ref.index, "token": each.token, "began_ms": began, "ended_ms": over}
+            for each in claims
+        ]
+
+
+def race(claimer, installation, *, workers, hold_s=0.0, finish=False):
+    """Go and Python claim together, `workers` of each. Returns all lines, and how many are of Go."""
+    kind, prefix, store = installation
+    options = ["--claimers", str(workers), "--hold", f"{hold_s}s", *(["--finish"] if finish else [])]
+    child = start(claimer, kind, prefix, *options)
+    with ThreadPoolExecutor(workers) as pool:
+        futures = [pool.submit(claim_all, store(), f"py-{number}", hold_s=hold_s, finish=finish) for number in range(workers)]
+        lines = [line for future in futures for line in future.result()]
+    out, said = child.communicate(timeout=120)
+    assert child.returncode == 0, said
+    theirs = [json.loads(line) for line in out.splitlines()]
+    return lines + theirs, len(theirs)
+
+
+def test_both_languages_claim_from_one_job(claimer, installation):
+    """Every task is claimed once, and the store has the token that its claimer has."""
+    _, _, store = installation
+    create(store(), "j", [f"c{number % 7}" for number in range(400)])
+    lines, theirs = race(claimer, installation, workers=4)
+    assert Counter(line["index"] for line in lines) == Counter(range(1, 401))
+    assert 0 < theirs < 400
+    reader = store()
+    held = {}
+    for worker in reader.list_workers():
+        held.update({claim.ref.index: claim.token for claim in reader.list_claims(worker.id)})
+    assert held == {line["index"]: line["token"] for line in lines}
+
+
+def test_both_languages_keep_a_job_s_parallelism(claimer, installation):
+    """At no moment do more run than the job allows; all are done in the end, and the records of both can be read."""
+    _, _, store = installation
+    create(store(), "j", ["c"] * 40, spec=JobSpec("j", parallelism=3))
+    lines, theirs = race(claimer, installation, workers=3, hold_s=0.03, finish=True)
+    assert Counter(line["index"] for line in lines) == Counter(range(1, 41))
+    changes = sorted([(line["ended_ms"], -1) for line in lines] + [(line["began_ms"], 1) for line in lines])
+    running = most = 0
+    for _, change in changes:
+        running += change
+        most = max(most, running)
+    assert most <= 3
+    reader = store()
+    assert reader.count_tasks("j") == Counts(succeeded=40)
+    assert {outcome.attempt.token for outcome in reader.list_outcomes("j")} == {line["token"] for line in lines}
+    assert theirs > 0
