@@ -21,7 +21,10 @@ from sparkles.backends.google.blobs import GoogleBlobs
 from sparkles.backends.google.bucket import Bucket
 from sparkles.backends.google.datastore import Datastore
 from sparkles.backends.google.job_store import GoogleJobStore
-from tests.support import emulators
+from sparkles.backends.google.notifier import PubsubNotifier
+from sparkles.backends.google.projects import Place
+from sparkles.backends.google.pubsub import Topic
+from tests.support import emulators, notifiers
 from tests.support.needs import requires
 
 UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
@@ -63,10 +66,32 @@ def bucket(prefix: str, **options: object) -> Bucket:
     return Bucket(client, emulators.BUCKET, prefix, **options)
 
 
-def job_store(service: str, prefix: str, **options: object) -> tuple[GoogleJobStore, list[Datastore | Bucket]]:
-    """A store, and the clients to close after it."""
+def job_store(service: str, prefix: str, **options: object) -> tuple[GoogleJobStore, list[Datastore | Bucket | PubsubNotifier]]:
+    """A store, and the clients to close after it. Where SPARKLES_TEST_NOTIFIER is set (to nothing, drop or shuffle, see notifiers.py) it
+    goes by events."""
     clients: tuple[Datastore, Bucket] = datastore(service, prefix), bucket(prefix)
-    return GoogleJobStore(*clients, **options), list(clients)
+    opened: list[Datastore | Bucket | PubsubNotifier] = list(clients)
+    if "SPARKLES_TEST_NOTIFIER" in os.environ:
+        told = notifier(prefix)
+        told.ready(10)
+        options = {"publish": told.publish, "events": told.take, **options}
+        opened.append(told)
+    return GoogleJobStore(*clients, **options), opened
+
+
+def place(prefix: str, topic: str = "sparkles-tests") -> Place:
+    """An installation on the emulators."""
+    return Place(emulators.PROJECT, "(default)", emulators.BUCKET, topic, prefix, "a test")
+
+
+def topic(prefix: str, name: str = "sparkles-tests", at: str = "") -> Topic:
+    """The topic of an installation, on the Pub/Sub emulator or at another address."""
+    return Topic(grpc.insecure_channel(at or address("pubsub"), options=UNLIMITED), place(prefix, name))
+
+
+def notifier(prefix: str, kind: type[PubsubNotifier] | None = None, **options: object) -> PubsubNotifier:
+    """A notifier of an installation; its class is what SPARKLES_TEST_NOTIFIER asks for unless given."""
+    return (kind or notifiers.chosen())(topic(prefix), **options)
 
 
 class BlobStore:

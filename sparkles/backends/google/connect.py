@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from sparkles.backends.google.bucket import Bucket
     from sparkles.backends.google.credentials import Login
     from sparkles.backends.google.datastore import Datastore
+    from sparkles.backends.google.notifier import PubsubNotifier
+    from sparkles.backends.google.pubsub import Topic
 
 EMULATORS = {"datastore": "DATASTORE_EMULATOR_HOST", "storage": "STORAGE_EMULATOR_HOST", "pubsub": "PUBSUB_EMULATOR_HOST"}
 """The usual variable of each service's emulator: host:port, of storage with http:// before it."""
@@ -52,11 +54,16 @@ class Connection:
     place: Place
     datastore: Datastore
     bucket: Bucket
+    notifier: PubsubNotifier
+    """Where there is no Pub/Sub it wakes its own process only, and says so once when somebody waits. Its `publish` and `take` are what
+    GoogleJobStore takes as `publish` and `events`."""
+
     environment: dict[str, str]
     """What workers must find in their environment."""
 
     def close(self) -> None:
         """Ends connections and threads."""
+        self.notifier.close()
         self.bucket.close()
         self.datastore.close()
 
@@ -95,6 +102,7 @@ def connect(settings: Settings, say: Callable[[str], None] = lambda line: None, 
         place,
         _datastore(place, used.get("datastore"), login, say),
         _bucket(place, used.get("storage"), login, say),
+        _notifier(place, used, login, say),
         {name: settings.environ[name] for name in PASSED_ON if settings.environ.get(name)},
     )
     try:
@@ -136,6 +144,22 @@ def _bucket(place: Place, emulator: str | None, login: Login | None, say: Callab
     options = {"api_endpoint": emulator} if emulator is not None else None
     client = storage.Client(project=place.project, credentials=credentials, client_options=options)
     return Bucket(client, place.bucket, place.prefix, say=say)
+
+
+def open_topic(place: Place, used: Mapping[str, str], login: Login | None) -> Topic | None:
+    """The installation's topic; None where there is neither an emulator nor a login for it."""
+    from sparkles.backends.google.pubsub import Topic
+
+    if "pubsub" not in used and login is None:
+        return None
+    return Topic(open_channel("pubsub.googleapis.com:443", used.get("pubsub"), login), place)
+
+
+def _notifier(place: Place, used: Mapping[str, str], login: Login | None, say: Callable[[str], None]) -> PubsubNotifier:
+    from sparkles.backends.google.notifier import PubsubNotifier
+
+    why = f"other emulators are in use, and {EMULATORS['pubsub']} is not set"
+    return PubsubNotifier(open_topic(place, used, login), say, why=why)
 
 
 def open_channel(host: str, emulator: str | None, login: Login | None) -> Any:

@@ -59,12 +59,14 @@ class GoogleJobStore(Tasks):
         shard_size: int | None = None,
         publish: Callable[[Event], None] = lambda event: None,
         events: Callable[[], list[Event] | None] = lambda: None,
+        poll_s: float = 0.0,
     ) -> None:
         """
         Args:
             max_workers: How many workers to expect, for the size of shards; `shard_size` overrides what is made of it.
             publish: Is given an event after each write of a shard.
             events: The events that came since it was last called; None where none can come (then shards are read again).
+            poll_s: Without events, the least time between two reads of a job's shards that nothing here has changed.
         """
         self._datastore, self._bucket = datastore, bucket
         self._max_workers, self._shard_size = max_workers, shard_size
@@ -72,7 +74,7 @@ class GoogleJobStore(Tasks):
         self._definitions = Definitions(bucket)
         self._workers = Workers(datastore, self._shards)
         self._queue = Claims(self._shards, self._workers, self._definitions, bucket, self._find)
-        self._views = Views(self._shards, events)
+        self._views = Views(self._shards, events, poll_s)
         self._reuse = Reuse(datastore, bucket, self._shards)
 
     # Jobs
@@ -223,7 +225,9 @@ class GoogleJobStore(Tasks):
         if indexes is not None:
             numbers = {(index - 1) // job.shard_size for index in indexes}
             stored = [each for each in stored if each.document.number in numbers]
-        return sum(self._datastore.pool.map(lambda each: self._shards.change(each, act, 0), stored))
+        changed = sum(self._datastore.pool.map(lambda each: self._shards.change(each, act, 0), stored))
+        self._views.forget(job_id)
+        return changed
 
     # Claims and workers
 
