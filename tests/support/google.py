@@ -50,9 +50,13 @@ def address(service: str) -> str:
     return found
 
 
-def datastore(service: str, prefix: str, **options: object) -> Datastore:
-    """A client of one namespace; `service` is datastore or firestore."""
-    channel = grpc.insecure_channel(address(service), options=UNLIMITED)
+def datastore(
+    service: str, prefix: str, *, faults: grpc.UnaryUnaryClientInterceptor | None = None, at: str = "", **options: object
+) -> Datastore:
+    """A client of one namespace; `service` is datastore or firestore, `at` the address of another one than the shared."""
+    channel = grpc.insecure_channel(at or address(service), options=UNLIMITED)
+    if faults is not None:
+        channel = grpc.intercept_channel(channel, faults)
     return Datastore(channel, project=emulators.PROJECT, database="(default)", namespace=names.namespace(prefix), **options)
 
 
@@ -66,10 +70,12 @@ def bucket(prefix: str, **options: object) -> Bucket:
     return Bucket(client, emulators.BUCKET, prefix, **options)
 
 
-def job_store(service: str, prefix: str, **options: object) -> tuple[GoogleJobStore, list[Datastore | Bucket | PubsubNotifier]]:
+def job_store(
+    service: str, prefix: str, *, faults: grpc.UnaryUnaryClientInterceptor | None = None, **options: object
+) -> tuple[GoogleJobStore, list[Datastore | Bucket | PubsubNotifier]]:
     """A store, and the clients to close after it. Where SPARKLES_TEST_NOTIFIER is set (to nothing, drop or shuffle, see notifiers.py) it
     goes by events."""
-    clients: tuple[Datastore, Bucket] = datastore(service, prefix), bucket(prefix)
+    clients: tuple[Datastore, Bucket] = datastore(service, prefix, faults=faults), bucket(prefix)
     opened: list[Datastore | Bucket | PubsubNotifier] = list(clients)
     if "SPARKLES_TEST_NOTIFIER" in os.environ:
         told = notifier(prefix)

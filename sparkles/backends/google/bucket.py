@@ -7,9 +7,6 @@ user told, as for Datastore.
 from __future__ import annotations
 
 import functools
-import random
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,17 +18,17 @@ from google.auth import exceptions as auth_errors
 from google.cloud import storage  # type: ignore[attr-defined,unused-ignore]  # a namespace package
 
 from sparkles.backends.google.failures import translate
+from sparkles.backends.google.patience import CHECK_S, PATIENCE_S, TOLD_AFTER_S, Patience
 from sparkles.errors import NotFound
 
 THREADS = 16
 """Small objects are bound by the network's latency; more threads than this gain little on one machine."""
 
 CALL_S = 60.0
-PATIENCE_S = 300.0
-TOLD_AFTER_S = 5.0
-CHECK_S = 10.0
-"""How long a check before any work goes on trying: who has just typed a command sits there and waits."""
 CHUNK_BYTES = 8 << 20
+SMALL_BYTES = 1 << 20
+"""What moves more than this may take its time before the user is told."""
+
 _RETRYABLE = (429, 500, 502, 503, 504, 408)
 
 T = TypeVar("T")
@@ -49,10 +46,18 @@ class Bucket:
         *,
         say: Callable[[str], None] = lambda line: None,
         patience_s: float = PATIENCE_S,
+        told_after_s: float = TOLD_AFTER_S,
     ) -> None:
+        """`say` is told once when the service has not answered for 5 s, and once when it answers again."""
         self.name, self.prefix = name, prefix
-        self._say = say
-        self._patience_s = patience_s
+        self._patience = Patience(
+            "Cloud Storage",
+            say,
+            errors=(api_errors.GoogleAPICallError, auth_errors.GoogleAuthError, requests.RequestException),
+            can_help=_can_help,
+            patience_s=patience_s,
+            told_after_s=told_after_s,
+        )
         self._client = client
         # The default of 10 connections would drop and reopen them under more threads.
         adapter = requests.adapters.HTTPAdapter(pool_connections=4, pool_maxsize=2 * THREADS)
@@ -60,8 +65,6 @@ class Bucket:
         client._http.mount("https://", adapter)
         self._bucket = client.bucket(name)
         self.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="storage")
-        self._lock = threading.Lock()
-        self._troubled = False
 
     def close(self) -> None:
         """Ends its threads and connections."""
@@ -74,7 +77,7 @@ class Bucket:
 
     def check(self) -> None:
         """Raises NotFound or BackendError where the bucket cannot be used; within about CHECK_S."""
-        self._trying(lambda: self._page("", None, most=1, limit_s=CHECK_S), "", CHECK_S)
+        self._trying(lambda: self._page("", None, most=1, limit_s=CHECK_S), "", patience_s=CHECK_S)
 
     def put(self, name: str, data: bytes, *, absent: bool = False) -> bool:
         """Writes an object. With `absent` only where there is none; False where there was one."""
@@ -89,7 +92,7 @@ class Bucket:
                 return False
             return True
 
-        return self._trying(call, name)
+        return self._trying(call, name, watched=len(data) <= SMALL_BYTES)
 
     def put_stream(self, name: str, stream: Any, size: int) -> bool:
         """Writes what a stream of `size` bytes gives to a new object, in chunks; False where there was one."""
@@ -111,7 +114,7 @@ class Bucket:
                 return False
             return True
 
-        return self._trying(call, name)
+        return self._trying(call, name, watched=False)
 
     def get(self, name: str, *, start: int = 0, end: int | None = None) -> bytes:
         """The bytes from `start` to before `end`. Raises NotFound."""
@@ -128,7 +131,7 @@ class Bucket:
                 return b""
             return found
 
-        return self._trying(call, name)
+        return self._trying(call, name, watched=end is not None)
 
     def get_file(self, name: str, path: Path) -> None:
         """Writes the object's bytes to `path`. Raises NotFound, OSError."""
@@ -137,7 +140,7 @@ class Bucket:
             with open(path, "wb") as file:
                 self._blob(name).download_to_file(file, raw_download=True, timeout=CALL_S, retry=None, checksum="crc32c")
 
-        self._trying(call, name)
+        self._trying(call, name, watched=False)
 
     def size(self, name: str) -> int | None:
         """Bytes of the object; None where there is none."""
@@ -207,37 +210,11 @@ class Bucket:
     def _blob(self, name: str) -> Any:
         return self._bucket.blob(self.prefix + name)
 
-    def _trying(self, call: Callable[[], R], name: str, patience_s: float | None = None) -> R:
-        patience_s = self._patience_s if patience_s is None else patience_s
-        began = time.monotonic()
-        pause = 0.1
-        while True:
-            try:
-                answer = call()
-            except (api_errors.GoogleAPICallError, auth_errors.GoogleAuthError, requests.RequestException) as error:
-                waited = time.monotonic() - began
-                if not _can_help(error) or waited + pause > patience_s:
-                    raise translate(error, f"Cloud Storage: gs://{self.name}/{self.prefix}{name}", self.name) from error
-                if waited > TOLD_AFTER_S:
-                    self._tell(troubled=True, why=str(error)[:200])
-                time.sleep(random.uniform(pause / 2, pause))  # noqa: S311  a pause, no secret
-                pause = min(2 * pause, 5.0)
-                continue
-            if self._troubled:
-                self._tell(troubled=False)
-            return answer
-
-    def _tell(self, *, troubled: bool, why: str = "") -> None:
-        with self._lock:
-            if troubled == self._troubled:
-                return
-            self._troubled = troubled
-        if troubled:
-            self._say(
-                f"Cloud Storage does not answer ({why}); trying for up to {self._patience_s:g} s. Nothing is lost meanwhile."
-            )
-        else:
-            self._say("Cloud Storage answers again")
+    def _trying(self, call: Callable[[], R], name: str, *, watched: bool = True, patience_s: float | None = None) -> R:
+        where = f"Cloud Storage: gs://{self.name}/{self.prefix}{name}"
+        return self._patience.trying(
+            call, lambda error: translate(error, where, self.name), watched=watched, patience_s=patience_s
+        )
 
 
 def _can_help(error: Exception) -> bool:

@@ -8,36 +8,33 @@ up again, and it was ours if it holds the very bytes that were sent.
 from __future__ import annotations
 
 import random
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import grpc
 from google.cloud.datastore_v1.types import datastore as api
-from google.cloud.datastore_v1.types import entity as entity_types
 from google.cloud.datastore_v1.types import query as query_types
 
-from sparkles.backends.google.failures import retryable, translate
-from sparkles.errors import Conflict
+from sparkles.backends.google.entities import Entity, entity_of, message_of, stamp_ms, value_of
+from sparkles.backends.google.failures import code_of, retryable, translate
+from sparkles.backends.google.patience import CHECK_S, PATIENCE_S, TOLD_AFTER_S, Patience
+from sparkles.errors import BackendError
 
 COMMIT_ENTITIES = 500
-COMMIT_BYTES = 8 << 20
-"""Most of one commit. The API takes 10 MiB a request, and the reference asks for no more than 500 mutations (latency, retries)."""
+COMMIT_BYTES = 7 << 19
+"""Most of one commit. The API takes 10 MiB a request, Google's emulators 4 MiB (gRPC's default); the reference asks for no more than 500
+mutations (latency, retries)."""
+
+_AROUND_BYTES = 1_000
+"""At most: an entity's key and indexed properties, lists aside."""
 
 LOOKUP_KEYS = 500
 """The API takes 1,000 keys; answers of half of that stay small."""
 
 CALL_S = 20.0
-PATIENCE_S = 300.0
-"""How long a call is tried again before it fails, where trying again can help."""
-
-CHECK_S = 10.0
-"""How long a check before any work goes on trying: who has just typed a command sits there and waits."""
-
-TOLD_AFTER_S = 5.0
 
 _SERVICE = "/google.datastore.v1.Datastore/"
 _FAIL = 3  # Mutation.ConflictResolutionStrategy.FAIL
@@ -51,25 +48,10 @@ _LookupResponse = api.LookupResponse.pb()
 _QueryRequest = api.RunQueryRequest.pb()
 _QueryResponse = api.RunQueryResponse.pb()
 _Mutation = api.Mutation.pb()
-_Entity = entity_types.Entity.pb()
 _Query = query_types.Query.pb()
 
-Property = str | int | list[str] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Entity:
-    """One entity. `version` is what a compare-and-set is based on; a property that is None is absent.
-
-    `age_s`: how long ago it was written by the server's own clock at the time it was read; None where the server does not say.
-    """
-
-    kind: str
-    name: str
-    document: bytes = b""
-    properties: Mapping[str, Property] = field(default_factory=dict)
-    version: int = 0
-    age_s: float | None = None
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Datastore:
@@ -84,13 +66,26 @@ class Datastore:
         namespace: str,
         say: Callable[[str], None] = lambda line: None,
         patience_s: float = PATIENCE_S,
+        told_after_s: float = TOLD_AFTER_S,
+        call_s: float = CALL_S,
         threads: int = 8,
     ) -> None:
-        """`say` is told once when the service has not answered for 5 s, and once when it answers again."""
+        """`say` is told once when the service has not answered for 5 s, and once when it answers again.
+
+        Args:
+            call_s: After this long without an answer a call is made anew.
+        """
         self._project, self._namespace = project, namespace
         self._database = "" if database == "(default)" else database
-        self._say = say
-        self._patience_s = patience_s
+        self._patience = Patience(
+            "Datastore",
+            say,
+            errors=(grpc.RpcError,),
+            can_help=retryable,
+            patience_s=patience_s,
+            told_after_s=told_after_s,
+        )
+        self._call_s = call_s
         self._channel = channel
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="datastore")
         metadata = f"project_id={project}" + (f"&database_id={self._database}" if self._database else "")
@@ -98,8 +93,6 @@ class Datastore:
         self._commit = self._stub("Commit", _CommitRequest, _CommitResponse)
         self._lookup = self._stub("Lookup", _LookupRequest, _LookupResponse)
         self._query = self._stub("RunQuery", _QueryRequest, _QueryResponse)
-        self._lock = threading.Lock()
-        self._troubled = False
 
     def _stub(self, method: str, request: Any, response: Any) -> Callable[..., Any]:
         found: Callable[..., Any] = self._channel.unary_unary(
@@ -119,7 +112,7 @@ class Datastore:
         request = _LookupRequest(
             project_id=self._project, database_id=self._database, keys=[self._key("SparklesCounter", "jobs")]
         )
-        call = lambda timeout: self._lookup(request, timeout=timeout, metadata=self._metadata)  # noqa: E731
+        call = lambda: self._lookup(request, timeout=min(self._call_s, CHECK_S), metadata=self._metadata)  # noqa: E731
         self._trying(call, "look whether the database is there", CHECK_S)
 
     def get(self, kind: str, name: str) -> Entity | None:
@@ -144,9 +137,9 @@ class Datastore:
         while keys:
             request = _LookupRequest(project_id=self._project, database_id=self._database, keys=keys)
             answer = self._call(self._lookup, request, f"look up {kind}")
-            read_ms = _stamp_ms(answer.read_time)
+            read_ms = stamp_ms(answer.read_time)
             for result in answer.found:
-                entity = _entity(kind, result, read_ms)
+                entity = entity_of(kind, result, read_ms)
                 found[entity.name] = entity
             keys = list(answer.deferred)
         return found
@@ -170,7 +163,9 @@ class Datastore:
         query = _Query(kind=[{"name": kind}])
         parts = []
         for name, operator, value in filters:
-            parts.append({"property_filter": {"property": {"name": name}, "op": _OPERATORS[operator], "value": _value(value)}})
+            parts.append(
+                {"property_filter": {"property": {"name": name}, "op": _OPERATORS[operator], "value": value_of(value)}}
+            )
         if after:
             key = self._key(kind, after)
             parts.append({"property_filter": {"property": {"name": "__key__"}, "op": 3, "value": {"key_value": key}}})
@@ -192,9 +187,9 @@ class Datastore:
                 query=query,
             )
             batch = self._call(self._query, request, f"query {kind}").batch
-            read_ms = _stamp_ms(batch.read_time)
+            read_ms = stamp_ms(batch.read_time)
             for result in batch.entity_results:
-                yield _entity(kind, result, read_ms)
+                yield entity_of(kind, result, read_ms)
             if left is not None:
                 left -= len(batch.entity_results)
             if batch.more_results != _NOT_FINISHED:
@@ -205,14 +200,25 @@ class Datastore:
 
     def insert(self, entity: Entity) -> bool:
         """Writes a new entity; False where the key exists already (and does not hold these very bytes)."""
-        mutation = _Mutation(insert=self._message(entity))
+        mutation = _Mutation(insert=message_of(entity, self._key(entity.kind, entity.name)))
         return self._write(entity, mutation, (grpc.StatusCode.ALREADY_EXISTS,)) is not None
 
-    def replace(self, entity: Entity, base: int) -> int | None:
-        """Writes over version `base` of the entity; None where that is not the current version. Returns the new version."""
-        mutation = _Mutation(update=self._message(entity), base_version=base, conflict_resolution_strategy=_FAIL)
+    def replace(self, entity: Entity, base: int, applied: Callable[[Entity], bool] = lambda current: False) -> Entity | None:
+        """Writes over version `base` of the entity; None where that is not the current version.
+
+        Args:
+            applied: Asked where the answer was lost and others may have written since: whether `entity` is in what the current one became.
+
+        Returns:
+            The entity with its new version; where others wrote since, what they made of it.
+        """
+        mutation = _Mutation(
+            update=message_of(entity, self._key(entity.kind, entity.name)),
+            base_version=base,
+            conflict_resolution_strategy=_FAIL,
+        )
         lost = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND)
-        return self._write(entity, mutation, lost)
+        return self._write(entity, mutation, lost, applied)
 
     def update(self, kind: str, name: str, change: Callable[[Entity | None], Entity | None]) -> Entity | None:
         """Reads, changes and writes until nobody else wrote in between. `change` returns None to leave all as it is.
@@ -223,9 +229,14 @@ class Datastore:
         return self.change(self.get(kind, name), kind, name, change)
 
     def change(
-        self, known: Entity | None, kind: str, name: str, change: Callable[[Entity | None], Entity | None]
+        self,
+        known: Entity | None,
+        kind: str,
+        name: str,
+        change: Callable[[Entity | None], Entity | None],
+        applied: Callable[[Entity], bool] = lambda current: False,
     ) -> Entity | None:
-        """As `update`, starting from what is `known` of the entity."""
+        """As `update`, starting from what is `known` of the entity; `applied` as for `replace`."""
         pause = 0.05
         while True:
             wanted = change(known)
@@ -235,66 +246,98 @@ class Datastore:
                 if self.insert(wanted):
                     return self.get(kind, name)
             else:
-                version = self.replace(wanted, known.version)
-                if version is not None:
-                    return Entity(kind, name, wanted.document, wanted.properties, version)
+                written = self.replace(wanted, known.version, applied)
+                if written is not None:
+                    return written
             time.sleep(random.uniform(0, pause))  # noqa: S311  a pause, no secret
             pause = min(2 * pause, 2.0)
             known = self.get(kind, name)
 
     def put_all(self, entities: Iterable[Entity]) -> None:
-        """Writes new entities in parallel commits, whatever the keys hold. The order is not defined."""
-        list(self.pool.map(self._put_batch, self._batches(entities)))
+        """Writes entities in parallel commits, whatever the keys hold. The order is not defined. Raises StorageFull."""
+        each_of(self.pool, self._put_batch, self._batches(entities))
 
-    def _put_batch(self, batch: list[Any]) -> None:
-        self._call(self._commit, self._commit_request(batch), "write")
+    def _put_batch(self, batch: list[Entity]) -> None:
+        self._call(
+            self._commit,
+            self._commit_request([_Mutation(upsert=message_of(each, self._key(each.kind, each.name))) for each in batch]),
+            "write",
+        )
+
+    def insert_all(self, entities: Iterable[Entity]) -> list[Entity]:
+        """Writes new entities in parallel commits. Returns those whose keys exist already; these were not written."""
+        return [each for some in each_of(self.pool, self._insert_batch, self._batches(entities)) for each in some]
+
+    def _insert_batch(self, batch: list[Entity]) -> list[Entity]:
+        there: list[Entity] = []
+        while batch:
+            try:
+                self._call(
+                    self._commit,
+                    self._commit_request(
+                        [_Mutation(insert=message_of(each, self._key(each.kind, each.name))) for each in batch]
+                    ),
+                    "write",
+                )
+                return there
+            except BackendError as error:
+                if code_of(error.__cause__) != "ALREADY_EXISTS":
+                    raise
+            # Some of them are there: what an earlier, unanswered try wrote, or somebody else's.
+            found = self.lookup(batch[0].kind, [each.name for each in batch])
+            there += [each for each in batch if each.name in found and found[each.name].document != each.document]
+            batch = [each for each in batch if each.name not in found]
+        return there
 
     def delete_all(self, kind: str, names: Iterable[str]) -> None:
         """Removes entities; harmless where there are none."""
         mutations = [_Mutation(delete=self._key(kind, name)) for name in names]
         pieces = [mutations[at : at + COMMIT_ENTITIES] for at in range(0, len(mutations), COMMIT_ENTITIES)]
-        list(self.pool.map(self._put_batch, pieces))
+        each_of(self.pool, lambda piece: self._call(self._commit, self._commit_request(piece), f"delete {kind}"), pieces)
 
-    def _batches(self, entities: Iterable[Entity]) -> Iterator[list[Any]]:
-        batch: list[Any] = []
+    def _batches(self, entities: Iterable[Entity]) -> Iterator[list[Entity]]:
+        batch: list[Entity] = []
         size = 0
         for entity in entities:
-            mutation = _Mutation(upsert=self._message(entity))
-            length = mutation.ByteSize()
+            length = len(entity.document) + _AROUND_BYTES
+            length += sum(len(each) + 8 for value in entity.properties.values() if isinstance(value, list) for each in value)
             if batch and (len(batch) == COMMIT_ENTITIES or size + length > COMMIT_BYTES):
                 yield batch
                 batch, size = [], 0
-            batch.append(mutation)
+            batch.append(entity)
             size += length
         if batch:
             yield batch
 
-    def _write(self, entity: Entity, mutation: Any, lost: tuple[grpc.StatusCode, ...]) -> int | None:
+    def _write(
+        self,
+        entity: Entity,
+        mutation: Any,
+        lost: tuple[grpc.StatusCode, ...],
+        applied: Callable[[Entity], bool] = lambda current: False,
+    ) -> Entity | None:
         """One commit of one entity. None where it was refused with a code of `lost`, and is not what an earlier, unanswered try wrote."""
         request = self._commit_request([mutation])
         unanswered = False
 
-        def call(timeout: float) -> Any:
+        def call() -> Any:
             nonlocal unanswered
             try:
-                return self._commit(request, timeout=timeout, metadata=self._metadata)
+                return self._commit(request, timeout=self._call_s, metadata=self._metadata)
             except grpc.RpcError as error:
                 code = error.code()
                 if code in lost or (code is grpc.StatusCode.ABORTED and not unanswered):
                     return None
-                unanswered = unanswered or code is not grpc.StatusCode.RESOURCE_EXHAUSTED
+                unanswered = unanswered or code not in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.ABORTED)
                 raise
 
         answer = self._trying(call, f"write {entity.kind} {entity.name}")
-        if answer is not None:
-            result = answer.mutation_results[0]
-            if result.conflict_detected:  # a server that does not know FAIL
-                return None
-            return int(result.version)
+        if answer is not None and not answer.mutation_results[0].conflict_detected:  # set by a server that does not know FAIL
+            return Entity(entity.kind, entity.name, entity.document, entity.properties, answer.mutation_results[0].version)
         if unanswered:
             current = self.get(entity.kind, entity.name)
-            if current is not None and current.document == entity.document:
-                return current.version
+            if current is not None and (current.document == entity.document or applied(current)):
+                return current
         return None
 
     def _commit_request(self, mutations: list[Any]) -> Any:
@@ -303,41 +346,11 @@ class Datastore:
     # Calls
 
     def _call(self, stub: Callable[..., Any], request: Any, what: str) -> Any:
-        return self._trying(lambda timeout: stub(request, timeout=timeout, metadata=self._metadata), what)
+        return self._trying(lambda: stub(request, timeout=self._call_s, metadata=self._metadata), what)
 
-    def _trying(self, call: Callable[[float], Any], what: str, patience_s: float | None = None) -> Any:
-        """Calls again while that can help, for `patience_s`; the user is told after 5 s. Raises BackendError."""
-        patience_s = self._patience_s if patience_s is None else patience_s
-        began = time.monotonic()
-        pause = 0.1
-        while True:
-            try:
-                answer = call(min(CALL_S, max(patience_s, 1.0)))
-            except grpc.RpcError as error:
-                waited = time.monotonic() - began
-                if not retryable(error) or waited + pause > patience_s:
-                    raise translate(error, f"Datastore: {what}", self._project) from error
-                if waited > TOLD_AFTER_S:
-                    self._tell(troubled=True, why=error)
-                time.sleep(random.uniform(pause / 2, pause))  # noqa: S311  a pause, no secret
-                pause = min(2 * pause, 5.0)
-                continue
-            if self._troubled:
-                self._tell(troubled=False)
-            return answer
-
-    def _tell(self, *, troubled: bool, why: Any = None) -> None:
-        with self._lock:
-            if troubled == self._troubled:
-                return
-            self._troubled = troubled
-        if troubled:
-            reason = why.details() or why.code().name
-            self._say(
-                f"Datastore does not answer ({reason}); trying for up to {self._patience_s:g} s. Nothing is lost meanwhile."
-            )
-        else:
-            self._say("Datastore answers again")
+    def _trying(self, call: Callable[[], Any], what: str, patience_s: float | None = None) -> Any:
+        failed = lambda error: translate(error, f"Datastore: {what}", self._project)  # noqa: E731
+        return self._patience.trying(call, failed, patience_s=patience_s)
 
     # Messages
 
@@ -347,49 +360,14 @@ class Datastore:
             "path": [{"kind": kind, "name": name}],
         }
 
-    def _message(self, entity: Entity) -> Any:
-        message = _Entity(key=self._key(entity.kind, entity.name))
-        properties = message.properties
-        for name, value in entity.properties.items():
-            if value is not None:
-                properties[name].CopyFrom(entity_types.Value.pb()(**_value(value)))
-        document = properties["document"]
-        document.blob_value = entity.document
-        document.exclude_from_indexes = True
-        return message
 
-
-def taken(what: str, name: str) -> Conflict:
-    """The error for a name that somebody else has."""
-    return Conflict(f"{what} {name} exists already", "create", name)
-
-
-def _value(value: str | int | list[str]) -> dict[str, Any]:
-    if isinstance(value, int):
-        return {"integer_value": value}
-    if isinstance(value, list):
-        return {"array_value": {"values": [{"string_value": each} for each in value]}}
-    return {"string_value": value}
-
-
-def _entity(kind: str, result: Any, read_ms: int | None) -> Entity:
-    message = result.entity
-    properties: dict[str, Property] = {}
-    document = b""
-    for name, value in message.properties.items():
-        if name == "document":
-            document = value.blob_value
-        elif value.WhichOneof("value_type") == "integer_value":
-            properties[name] = value.integer_value
-        elif value.WhichOneof("value_type") == "array_value":
-            properties[name] = [each.string_value for each in value.array_value.values]
-        else:
-            properties[name] = value.string_value
-    written_ms = _stamp_ms(result.update_time)
-    age_s = (read_ms - written_ms) / 1000 if read_ms is not None and written_ms is not None else None
-    return Entity(kind, message.key.path[0].name, document, properties, result.version, age_s)
-
-
-def _stamp_ms(stamp: Any) -> int | None:
-    ms = stamp.seconds * 1000 + stamp.nanos // 1_000_000
-    return ms or None
+def each_of(pool: ThreadPoolExecutor, act: Callable[[T], R], items: Iterable[T], most: int = 8) -> list[R]:
+    """`act` of each item in a pool's threads, the answers in order. Items are taken as they are needed, so that few are in memory."""
+    answers: list[R] = []
+    under_way: deque[Future[R]] = deque()
+    for item in items:
+        if len(under_way) == most:
+            answers.append(under_way.popleft().result())
+        under_way.append(pool.submit(act, item))
+    answers.extend(future.result() for future in under_way)
+    return answers

@@ -17,8 +17,9 @@ from sparkles.backends import messages
 from sparkles.backends.google import names, shard
 from sparkles.backends.google.bucket import Bucket
 from sparkles.backends.google.claims import Claims
-from sparkles.backends.google.datastore import Datastore, Entity
+from sparkles.backends.google.datastore import Datastore
 from sparkles.backends.google.definitions import Definitions, ManifestWriter
+from sparkles.backends.google.entities import Entity
 from sparkles.backends.google.reuse import Reuse
 from sparkles.backends.google.shards import Shards, Stored, cut, size_for
 from sparkles.backends.google.tasks import Tasks, document_of

@@ -8,7 +8,8 @@ from typing import TypeVar
 
 from sparkles import wire
 from sparkles.backends.google import names, shard
-from sparkles.backends.google.datastore import Datastore, Entity
+from sparkles.backends.google.datastore import Datastore
+from sparkles.backends.google.entities import Entity
 from sparkles.errors import StorageFull
 from sparkles.model import TaskState
 from sparkles.wire import SCHEMA, Change, Event, JobDocument, ShardDocument, TaskRow
@@ -32,7 +33,38 @@ class Stored:
 
     def __init__(self, entity: Entity) -> None:
         self.entity = entity
-        self.document: ShardDocument = wire.decode(entity.document, ShardDocument, f"{names.SHARD} {entity.name}")
+        self.document = _document(entity)
+
+    def become(self, entity: Entity, document: ShardDocument, sent: bytes) -> None:
+        """It was written as `document`, in bytes `sent`; `entity` is what it is now, which others may have written over since."""
+        self.entity, self.document = entity, document if entity.document == sent else _document(entity)
+
+
+class _Marks:
+    """What shows that a write was applied whose answer was lost, though others have written since: new tokens, new records."""
+
+    def __init__(self, before: ShardDocument, after: ShardDocument) -> None:
+        self._new = _marks(after) - _marks(before)
+
+    def __call__(self, current: Entity) -> bool:
+        return bool(self._new & _marks(_document(current)))
+
+
+def _marks(document: ShardDocument) -> set[tuple[int, int, str, bool]]:
+    """(index, attempt, token, whether it has ended) of every claim and record."""
+    found = set()
+    for index, task in enumerate(document.tasks, document.first):
+        if task.token:
+            found.add((index, task.attempt, task.token, False))
+        for record in task.records:
+            # Whoever ended a claim had it: the record shows that the claim was written too.
+            found.add((index, record.ref.attempt, record.token, True))
+            found.add((index, record.ref.attempt, record.token, False))
+    return found
+
+
+def _document(entity: Entity) -> ShardDocument:
+    return wire.decode(entity.document, ShardDocument, f"{names.SHARD} {entity.name}")
 
 
 class Shards:
@@ -125,12 +157,11 @@ class Shards:
     def try_write(self, stored: Stored, document: ShardDocument) -> bool:
         """Writes `document` over what was read; False where somebody else wrote meanwhile."""
         entity = self.entity(document)
-        version = self._datastore.replace(entity, stored.entity.version)
-        if version is None:
+        written = self._datastore.replace(entity, stored.entity.version, _Marks(stored.document, document))
+        if written is None:
             return False
         self._tell(stored.document, document)
-        stored.entity = Entity(entity.kind, entity.name, entity.document, entity.properties, version)
-        stored.document = document
+        stored.become(written, document, entity.document)
         return True
 
     def change(self, stored: Stored, act: Callable[[ShardDocument], tuple[ShardDocument, T]], none: T) -> T:
@@ -138,21 +169,29 @@ class Shards:
         result = none
         before = stored.document
         after = before
+        sent = b""
 
         def attempt(known: Entity | None) -> Entity | None:
-            nonlocal result, before, after
+            nonlocal result, before, after, sent
             if known is None:
                 result = none
                 return None
             if known is not stored.entity:
-                before = wire.decode(known.document, ShardDocument, f"{names.SHARD} {known.name}")
+                before = _document(known)
             after, result = act(before)
-            return None if after is before else self.entity(after)
+            if after is before:
+                return None
+            wanted = self.entity(after)
+            sent = wanted.document
+            return wanted
 
-        written = self._datastore.change(stored.entity, names.SHARD, stored.entity.name, attempt)
+        def applied(current: Entity) -> bool:
+            return _Marks(before, after)(current)
+
+        written = self._datastore.change(stored.entity, names.SHARD, stored.entity.name, attempt, applied)
         if written is not None:
             self._tell(before, after)
-            stored.entity, stored.document = written, after
+            stored.become(written, after, sent)
         return result
 
     def _tell(self, before: ShardDocument, after: ShardDocument) -> None:

@@ -9,8 +9,9 @@ from collections.abc import Collection, Sequence
 from sparkles import wire
 from sparkles.backends import messages
 from sparkles.backends.google import names, shard
-from sparkles.backends.google.datastore import Datastore, Entity
+from sparkles.backends.google.datastore import Datastore
 from sparkles.backends.google.definitions import Definitions
+from sparkles.backends.google.entities import Entity
 from sparkles.backends.google.reuse import Reuse
 from sparkles.backends.google.shards import Shards, Stored
 from sparkles.backends.google.views import Views

@@ -14,7 +14,8 @@ from msgspec.structs import replace
 from sparkles import __version__, wire
 from sparkles.backends import messages
 from sparkles.backends.google import names
-from sparkles.backends.google.datastore import Datastore, Entity
+from sparkles.backends.google.datastore import Datastore
+from sparkles.backends.google.entities import Entity
 from sparkles.backends.google.shards import Shards
 from sparkles.backends.hosts import may_hold
 from sparkles.model import TaskState, Worker, WorkerId
