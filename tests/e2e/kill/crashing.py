@@ -32,6 +32,7 @@ class CrashingRunStore:
 
 def main(count, whom):
     app = App(load())
+    app.begin(lambda event: None)
 
     def kill():
         if whom in ("worker", "both"):
