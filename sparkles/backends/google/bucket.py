@@ -16,6 +16,7 @@ import requests.adapters
 from google.api_core import exceptions as api_errors
 from google.auth import exceptions as auth_errors
 from google.cloud import storage  # type: ignore[attr-defined,unused-ignore]  # a namespace package
+from google.cloud.storage.exceptions import DataCorruption
 
 from sparkles.backends.google.failures import translate
 from sparkles.backends.google.patience import CHECK_S, PATIENCE_S, TOLD_AFTER_S, Patience
@@ -53,7 +54,7 @@ class Bucket:
         self._patience = Patience(
             "Cloud Storage",
             say,
-            errors=(api_errors.GoogleAPICallError, auth_errors.GoogleAuthError, requests.RequestException),
+            errors=(api_errors.GoogleAPICallError, auth_errors.GoogleAuthError, requests.RequestException, DataCorruption),
             can_help=_can_help,
             patience_s=patience_s,
             told_after_s=told_after_s,
@@ -223,4 +224,4 @@ def _can_help(error: Exception) -> bool:
         return error.code in _RETRYABLE
     if isinstance(error, auth_errors.GoogleAuthError):
         return isinstance(error, auth_errors.TransportError)
-    return isinstance(error, requests.ConnectionError | requests.Timeout)
+    return isinstance(error, requests.ConnectionError | requests.Timeout | DataCorruption)
