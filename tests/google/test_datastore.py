@@ -143,12 +143,15 @@ def test_a_quota_that_passes(site):
     assert set(store.lookup(KIND, ["a", "b", "c"])) == {"a", "b", "c"}
 
 
-@pytest.mark.parametrize("code", ["UNAVAILABLE", "RESOURCE_EXHAUSTED"])
-def test_patience_ends(site, code):
-    """With an error that says which call of which project it was and that trying again can help."""
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [("UNAVAILABLE", "Datastore cannot be reached"), ("RESOURCE_EXHAUSTED", "a quota of Datastore is used up")],
+)
+def test_patience_ends(site, code, sentence):
+    """With an error that says which call it was, what happened, and that trying again can help."""
     faults = Faults(plan=[f"before {code}"] * 99)
     store = site.datastore(faults=faults, patience_s=0.5)
-    with pytest.raises(BackendError, match=f"Datastore: write {KIND} a: {code}: {code} made by a test") as caught:
+    with pytest.raises(BackendError, match=f"Datastore: write {KIND} a: {sentence} .{code} made by a test") as caught:
         store.insert(entity("a"))
     assert caught.value.retryable
 
