@@ -13,13 +13,16 @@ from sparkles.backends.google.connect import Connection, connect
 from sparkles.backends.google.fleet import HandStarted, consume_fleet, find_consume
 from sparkles.backends.google.healing import Healer
 from sparkles.backends.google.job_store import GoogleJobStore
+from sparkles.backends.google.notifier import PubsubNotifier
 from sparkles.backends.local.fleet import ProcessFleet
-from sparkles.backends.local.notifier import FifoNotifier
 from sparkles.config import Settings
 from sparkles.ports import Clock
 
 WORKERS = 4
 """How many workers to expect where each driver starts one of its own: shards are sized by it (docs/wire.md)."""
+
+POLL_S = 2.0
+"""Where no events come, how long a driver waits at least before it reads a job's shards again."""
 
 _MANY_WORKERS = 100
 
@@ -40,19 +43,25 @@ class Cloud:
     def jobs(self) -> GoogleJobStore:
         """Jobs, tasks, claims, workers, in Datastore."""
         expected = WORKERS if self._settings.fleet == "processes" else _MANY_WORKERS
-        return GoogleJobStore(self.connection.datastore, self.connection.bucket, max_workers=expected)
+        connection = self.connection
+        return GoogleJobStore(
+            connection.datastore,
+            connection.bucket,
+            max_workers=expected,
+            publish=connection.notifier.publish,
+            events=connection.notifier.take,
+            poll_s=POLL_S,
+        )
 
     @functools.cached_property
     def blobs(self) -> GoogleBlobs:
         """Content and logs, in Cloud Storage."""
         return GoogleBlobs(self.connection.bucket, self._settings.state / "cloud")
 
-    @functools.cached_property
-    def notifier(self) -> FifoNotifier:
-        """Hints of this machine's processes, and the signals of this one."""
-        import os
-
-        return FifoNotifier(self._settings.state, f"driver-{os.getpid()}")
+    @property
+    def notifier(self) -> PubsubNotifier:
+        """Hints and events between everyone who uses the installation, and the signals of this process."""
+        return self.connection.notifier
 
     @functools.cached_property
     def healer(self) -> Healer:
@@ -80,6 +89,6 @@ class Cloud:
     def close(self) -> None:
         """Ends what was opened."""
         opened = vars(self)
-        for name in ("blobs", "notifier", "connection"):
+        for name in ("blobs", "connection"):
             if name in opened:
                 opened[name].close()

@@ -34,6 +34,7 @@ ACK_S = 30
 _Publish, _Message = api.PublishRequest.pb(), api.PubsubMessage.pb()
 _Topic, _Subscription = api.Topic.pb(), api.Subscription.pb()
 _Pull, _Pulled = api.StreamingPullRequest.pb(), api.StreamingPullResponse.pb()
+_Get, _Delete = api.GetSubscriptionRequest.pb(), api.DeleteSubscriptionRequest.pb()
 _List, _Listed = api.ListSubscriptionsRequest.pb(), api.ListSubscriptionsResponse.pb()
 
 
@@ -52,9 +53,9 @@ class Topic:
         self._publish = self._unary(publisher + "Publish", _Publish, api.PublishResponse.pb())
         self._create_topic = self._unary(publisher + "CreateTopic", _Topic, _Topic)
         self._create = self._unary(subscriber + "CreateSubscription", _Subscription, _Subscription)
-        self._get = self._unary(subscriber + "GetSubscription", api.GetSubscriptionRequest.pb(), _Subscription)
+        self._get = self._unary(subscriber + "GetSubscription", _Get, _Subscription)
         self._list = self._unary(subscriber + "ListSubscriptions", _List, _Listed)
-        self._delete = self._unary(subscriber + "DeleteSubscription", api.DeleteSubscriptionRequest.pb(), None)
+        self._delete = self._unary(subscriber + "DeleteSubscription", _Delete, None)
         self._pull = channel.stream_stream(
             subscriber + "StreamingPull",
             request_serializer=_Pull.SerializeToString,
@@ -65,7 +66,7 @@ class Topic:
         return self._channel.unary_unary(
             method,
             request_serializer=request.SerializeToString,
-            response_deserializer=response.FromString if response is not None else lambda data: None,
+            response_deserializer=response.FromString if response is not None else bytes,  # None would count as a failure
         )
 
     def message(self, data: bytes, job: str) -> Any:
@@ -122,7 +123,7 @@ class Topic:
     def is_subscribed(self, name: str) -> bool:
         """Whether the subscription is still there."""
         try:
-            self._get({"subscription": name}, timeout=CALL_S, metadata=_routed("subscription", name))
+            self._get(_Get(subscription=name), timeout=CALL_S, metadata=_routed("subscription", name))
         except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.NOT_FOUND:
                 return False
@@ -132,7 +133,7 @@ class Topic:
     def unsubscribe(self, name: str, timeout_s: float = CALL_S) -> None:
         """Removes a subscription; harmless where it is gone."""
         try:
-            self._delete({"subscription": name}, timeout=timeout_s, metadata=_routed("subscription", name))
+            self._delete(_Delete(subscription=name), timeout=timeout_s, metadata=_routed("subscription", name))
         except grpc.RpcError as error:
             if error.code() is not grpc.StatusCode.NOT_FOUND:
                 raise
