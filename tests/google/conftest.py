@@ -21,6 +21,16 @@ def site(service):
     found.close()
 
 
+@pytest.fixture
+def cloud(tmp_path, request):
+    """A project folder with the real command and an installation of its own; indirectly parametrized: on datastore or firestore."""
+    from tests.support.cloud import CloudProject
+
+    project = CloudProject(tmp_path / "project", getattr(request, "param", "datastore"))
+    yield project
+    project.close()
+
+
 class Site:
     """A prefix on one emulator, and what was opened of it."""
 

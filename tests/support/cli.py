@@ -23,10 +23,18 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
 class Project:
     """A folder with scripts, and the command in it."""
 
-    def __init__(self, folder: Path) -> None:
+    timeout_s = 60.0
+
+    def __init__(self, folder: Path, **variables: str) -> None:
+        """`variables` are in the environment of every command."""
         self.folder = folder
+        self.variables = variables
         self._started: list[subprocess.Popen[str]] = []
         folder.mkdir(parents=True, exist_ok=True)
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """What a command finds; `more` goes before the project's own variables."""
+        return environment(self.folder, **{**self.variables, **more})
 
     def write(self, name: str, text: str) -> Path:
         """Puts a file there."""
@@ -37,9 +45,10 @@ class Project:
 
     def run(self, *arguments: str, code: int | None = 0, **how: Any) -> subprocess.CompletedProcess[str]:
         """Runs the command to its end; `code` is what it must end with (None: anything)."""
-        env = environment(self.folder, **how.pop("env", {}))
+        env = self.environment(**how.pop("env", {}))
+        how = {"timeout": self.timeout_s, **how}
         done = subprocess.run(
-            [SPARKLES, *arguments], cwd=self.folder, env=env, capture_output=True, text=True, timeout=60, check=False, **how
+            [SPARKLES, *arguments], cwd=self.folder, env=env, capture_output=True, text=True, check=False, **how
         )
         assert code is None or done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
@@ -54,7 +63,7 @@ class Project:
         process = subprocess.Popen(
             [SPARKLES, *arguments],
             cwd=self.folder,
-            env=environment(self.folder),
+            env=self.environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -2,12 +2,12 @@
 
 import os
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
 import uuid
-from pathlib import Path
+
+from tests.support import processes
 
 
 class Site:
@@ -56,17 +56,7 @@ class Site:
         return output.decode()
 
     def processes(self):
-        found = []
-        for entry in os.listdir("/proc"):
-            if entry.isdigit() and int(entry) != os.getpid():
-                try:
-                    environ = Path(f"/proc/{entry}/environ").read_bytes()
-                    state = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[0]
-                except OSError:
-                    continue
-                if self.mark.encode() in environ and state != "Z":
-                    found.append((int(entry), Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ").decode()))
-        return found
+        return processes.marked(self.mark)
 
     def workers(self):
         return [pid for pid, line in self.processes() if "worker_process.py" in line]
@@ -88,8 +78,4 @@ class Site:
 
     def clear(self):
         """Ends whatever is left of this site's processes."""
-        for pid, _ in self.processes():
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        processes.end(self.mark)
