@@ -33,11 +33,11 @@ def consume() -> str:
 class Command:
     """A command that runs in the background; what it prints goes to files, so that nothing blocks on a pipe."""
 
-    def __init__(self, arguments: tuple[str, ...], folder: Path, environ: dict[str, str]) -> None:
+    def __init__(self, arguments: tuple[str, ...], folder: Path, environ: dict[str, str], program: tuple[str, ...]) -> None:
         self._files = [folder / f"command-{secrets.token_hex(4)}.{stream}" for stream in ("out", "err")]
         with open(self._files[0], "wb") as out, open(self._files[1], "wb") as err:
             self.process = subprocess.Popen(
-                [SPARKLES, *arguments], cwd=folder, env=environ, stdin=subprocess.DEVNULL, stdout=out, stderr=err
+                [*program, *arguments], cwd=folder, env=environ, stdin=subprocess.DEVNULL, stdout=out, stderr=err
             )
 
     @property
@@ -98,9 +98,9 @@ class CloudProject(Project):
         super().__init__(folder, **{**addresses(service), **settings, name: value, **variables})
         self._commands: list[Command] = []
 
-    def background(self, *arguments: str, env: dict[str, str] | None = None) -> Command:
-        """Starts a command; it is ended with the project at the latest."""
-        command = Command(arguments, self.folder, self.environment(**(env or {})))
+    def background(self, *arguments: str, env: dict[str, str] | None = None, program: tuple[str, ...] = (SPARKLES,)) -> Command:
+        """Starts a command, or another `program` in its place; it is ended with the project at the latest."""
+        command = Command(arguments, self.folder, self.environment(**(env or {})), program)
         self._commands.append(command)
         return command
 

@@ -1,11 +1,12 @@
 """`sparkles run workflow.lua` in a process that ends itself with SIGKILL at a chosen step boundary.
 
-usage: crashing.py COUNT WHOM   after the COUNT-th write to the journal, SIGKILL to WHOM: driver, worker or both
+usage: crashing.py COUNT WHOM...   after the COUNT-th write to the journal, SIGKILL to each WHOM: supervisor, worker, driver
 """
 
 import os
 import signal
 import sys
+from pathlib import Path
 
 from sparkles.app import App
 from sparkles.config import load
@@ -30,15 +31,26 @@ class CrashingRunStore:
             self._act()
 
 
+def parent(pid):
+    """The process that started another one; consume's worker has a supervisor."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def main(count, whom):
     app = App(load())
     app.begin(lambda event: None)
 
     def kill():
-        if whom in ("worker", "both"):
-            for worker in app.jobs.list_workers():
-                os.kill(worker.process.pid, signal.SIGKILL)
-        if whom in ("driver", "both"):
+        workers = [worker.process.pid for worker in app.jobs.list_workers()]
+        victims = []
+        if "supervisor" in whom:
+            victims += [parent(pid) for pid in workers]
+        if "worker" in whom:
+            victims += workers
+        for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped, none sees another one's end and does something about it
+            for pid in victims:
+                os.kill(pid, number)
+        if "driver" in whom:
             os.kill(os.getpid(), signal.SIGKILL)
 
     app.runs = CrashingRunStore(app.runs, count, kill)
@@ -46,4 +58,4 @@ def main(count, whom):
     app.close()
 
 
-main(int(sys.argv[1]), sys.argv[2])
+main(int(sys.argv[1]), sys.argv[2:])
