@@ -17,7 +17,7 @@ import msgspec
 
 from sparkles.errors import ConfigError
 from sparkles.suggest import did_you_mean
-from sparkles.units import parse_duration, parse_size
+from sparkles.units import parse_cpu, parse_duration, parse_size, shown
 
 STATE_FOLDER = ".sparkles"
 
@@ -56,13 +56,13 @@ class Settings(msgspec.Struct, frozen=True):
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"expected a string, found {value!r}")
+        raise ValueError(f"expected a string, found {shown(value)}")
     return value
 
 
 def _backend(value: Any) -> str:
     if value not in ("local", "cloud"):
-        raise ValueError(f"expected 'local' or 'cloud', found {value!r}")
+        raise ValueError(f"expected 'local' or 'cloud', found {shown(value)}")
     return str(value)
 
 
@@ -73,7 +73,7 @@ def _fleet(value: Any) -> str:
             " on any machine"
         )
     if value not in ("processes", "none"):
-        raise ValueError(f"expected 'processes' or 'none', found {value!r}")
+        raise ValueError(f"expected 'processes' or 'none', found {shown(value)}")
     return str(value)
 
 
@@ -82,7 +82,7 @@ def _named(pattern: str, expected: str) -> Callable[[Any], str]:
 
     def convert(value: Any) -> str:
         if not compiled.fullmatch(_text(value)):
-            raise ValueError(f"expected {expected}, found {value!r}")
+            raise ValueError(f"expected {expected}, found {shown(value)}")
         return str(value)
 
     return convert
@@ -91,15 +91,15 @@ def _named(pattern: str, expected: str) -> Callable[[Any], str]:
 def _prefix(value: Any) -> str:
     parts = [part for part in _text(value).split("/") if part]
     if any(part in (".", "..") or not re.fullmatch(r"[A-Za-z0-9._-]+", part) for part in parts) or len(value) > 100:
-        raise ValueError(f"expected up to 100 of A-Z a-z 0-9 . _ - and / between them, found {value!r}")
+        raise ValueError(f"expected up to 100 of A-Z a-z 0-9 . _ - and / between them, found {shown(value)}")
     return "".join(f"{part}/" for part in parts)
 
 
-def _positive(value: Any) -> float:
-    number = float(value)
-    if isinstance(value, bool) or not 0 < number < float("inf"):
-        raise ValueError(f"expected a number above 0, found {value!r}")
-    return number
+def _duration(value: Any) -> float:
+    seconds = parse_duration(value)
+    if seconds <= 0:
+        raise ValueError(f"expected a duration above 0, found {shown(value)}")
+    return seconds
 
 
 KEYS: dict[str, tuple[str, Any]] = {
@@ -124,12 +124,12 @@ KEYS: dict[str, tuple[str, Any]] = {
         _named(r"(?!goog)[A-Za-z][A-Za-z0-9._~+%-]{2,254}", "a topic's id without projects/.../topics/"),
     ),
     "google.prefix": ("google_prefix", _prefix),
-    "local.cpu": ("cpu", _positive),
+    "local.cpu": ("cpu", parse_cpu),
     "local.memory": ("memory_bytes", parse_size),
-    "local.lease": ("lease_s", parse_duration),
-    "defaults.cpu": ("default_cpu", _positive),
+    "local.lease": ("lease_s", _duration),
+    "defaults.cpu": ("default_cpu", parse_cpu),
     "defaults.memory": ("default_memory_bytes", parse_size),
-    "defaults.timeout": ("default_timeout_s", parse_duration),
+    "defaults.timeout": ("default_timeout_s", _duration),
     "defaults.image": ("default_image", _text),
 }
 """Settings key -> (field of Settings, what turns a file's or a variable's value into the field's; raises ValueError)."""
@@ -202,7 +202,7 @@ def _profile(tables: dict[str, Any], name: str, path: Path) -> dict[str, Any] | 
     profiles = tables.get("profile", {})
     found = profiles.get(name) if isinstance(profiles, dict) else profiles
     if found is not None and not isinstance(found, dict):
-        raise ConfigError(f"{path}: profile {name!r}: expected a table, [profile.{name}], found {found!r}")
+        raise ConfigError(f"{path}: profile {name!r}: expected a table, [profile.{name}], found {shown(found)}")
     return found
 
 
@@ -211,8 +211,14 @@ def _read(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not TOML: {error}") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}:{line}: expected text in UTF-8, found the byte 0x{error.object[error.start]:02x}") from None
+    except ValueError:
+        # What a date or a number of thousands of digits cannot be: tomllib hands Python's own words through.
+        raise ConfigError(f"{path}: not TOML: a date that does not exist, or a number with too many digits") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
 
@@ -227,9 +233,12 @@ def _flatten(table: dict[str, Any], source: str, *, top: bool) -> list[tuple[str
             found.extend((f"{name}.{inner}", each) for inner, each in value.items())
         else:
             found.append((name, value))
-    for key, _ in found:
+    for key, value in found:
+        if key in sections and key not in KEYS:
+            raise ConfigError(f"{source}: {key}: expected a table, [{key}], found {shown(value)}")
         if key not in KEYS:
-            raise ConfigError(f"{source}: unknown key {key!r}.{did_you_mean(key, KEYS)}")
+            near = did_you_mean(key, KEYS) or did_you_mean(key, sections)
+            raise ConfigError(f"{source}: unknown key {key!r}.{near}")
     return found
 
 
@@ -237,6 +246,6 @@ def _set(values: dict[str, Any], sources: dict[str, str], key: str, value: Any, 
     field, convert = KEYS[key]
     try:
         values[field] = convert(value)
-    except (ValueError, TypeError, ConfigError) as error:
+    except ValueError as error:
         raise ConfigError(f"{source}: {key}: {error}") from None
     sources[key] = source

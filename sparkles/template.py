@@ -152,6 +152,11 @@ def parse(source: Command) -> Template:
     return Template(source)
 
 
+def escape(text: str) -> str:
+    """A template that is expanded to `text` itself, whatever the parameters."""
+    return _TOKEN.sub(lambda token: token[0] if token["dollar"] else f"{{{token[0]}}}", text)
+
+
 def shell_quote(text: str) -> str:
     """One word of /bin/sh that is `text`, byte for byte, in single quotes or, where it is shorter, in double quotes."""
     if _is_safe(text):

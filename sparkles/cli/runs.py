@@ -195,12 +195,24 @@ def _step_value(step: Step) -> dict[str, Any]:
         "position": step.position,
         "state": str(step.state),
         "failed": step.error,
-        "arguments": digest.parse(step.parts),
+        "arguments": _arguments(step),
         "value": digest.parse(step.value) if step.value is not None else None,
         "startedAt": render.iso(step.started_at_ms),
         "endedAt": render.iso(ended),
         "seconds": (ended - step.started_at_ms) / 1000 if ended is not None else None,
     }
+
+
+def _arguments(step: Step) -> Any:
+    """What the step was asked with; a job's description as a job.json has it."""
+    from msgspec import convert
+
+    from sparkles import digest
+    from sparkles.engine.describing import describe_spec
+    from sparkles.model import JobSpec
+
+    found = digest.parse(step.parts)
+    return {**found, "spec": describe_spec(convert(found["spec"], JobSpec))} if step.key.kind == "submit" else found
 
 
 def _outcome(step: Step, kept: Collection[str]) -> str:
@@ -241,11 +253,12 @@ def _words(command: str | list[str]) -> str | tuple[str, ...]:
 
 def _show_job(app: App, job: Job, as_json: bool) -> None:
     from sparkles.cli.jobs import job_value
+    from sparkles.engine import describing
 
     value = job_value(app, job)
-    spec = spec_value(job)
     if as_json:
-        render.json_line({**value, "spec": spec})
+        tasks = (app.jobs.get_spec(job.id, index) for index in range(1, job.count + 1))
+        render.json_line({**value, "spec": describing.describe(job.spec, tasks)})
         return
     render.fields(
         (
@@ -257,17 +270,8 @@ def _show_job(app: App, job: Job, as_json: bool) -> None:
             ("command", render.command(job.spec.command)),
         )
     )
-    render.fields(
-        ((name, _shown(each)) for name, each in spec.items() if each and name not in ("name", "command")), indent="  "
-    )
-
-
-def spec_value(job: Job) -> dict[str, Any]:
-    """A job's description as a job.json would have it, defaults left out."""
-    import msgspec
-
-    spec: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(job.spec))
-    return spec
+    spec = describing.describe_spec(job.spec)
+    render.fields(((name, _shown(each)) for name, each in spec.items() if name not in ("name", "command")), indent="  ")
 
 
 def _shown(value: Any) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sparkles.engine import watching
-from sparkles.engine.events import Noticed
+from sparkles.engine.events import Noticed, Report
 from sparkles.errors import NotFound, RunCancelled, UsageError
 from sparkles.model import Counts, Job, Run, RunId, RunState
 
@@ -64,7 +64,7 @@ def how_to_go_on(app: App, job: Job) -> str | None:
 class Waiting:
     """One command's wait for jobs, with a worker of its own where nobody else serves them."""
 
-    def __init__(self, app: App, progress: Progress, interrupts: Interrupts, *, serve: bool = True) -> None:
+    def __init__(self, app: App, progress: Report, interrupts: Interrupts, *, serve: bool = True) -> None:
         """Without `serve` it only looks on."""
         self._app, self._progress, self._interrupts, self._serve = app, progress, interrupts, serve
         self._own: set[str] = set()

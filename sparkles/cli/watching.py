@@ -14,6 +14,8 @@ from sparkles.errors import JobFailed, WaitTimeout
 if TYPE_CHECKING:
     from sparkles.app import App
     from sparkles.cli.main import Invocation
+    from sparkles.cli.progress import Progress
+    from sparkles.engine.events import Event
     from sparkles.model import Counts, Job
 
 
@@ -33,13 +35,34 @@ def wait(invocation: Invocation, /, words: tuple[str, ...], timeout: float | Non
 
 @click.command(epilog="Example:  sparkles watch LAST")
 @click.argument("words", metavar="JOB...", nargs=-1, required=True, type=JOB)
+@json_option
 @click.pass_obj
-def watch(invocation: Invocation, /, words: tuple[str, ...]) -> None:
+def watch(invocation: Invocation, /, words: tuple[str, ...], as_json: bool) -> None:
     """Shows the progress of jobs until they have ended.
 
-    It only looks on: Ctrl-C ends the watching, not the jobs, and failed tasks make no exit code.
+    It only looks on: Ctrl-C ends the watching, not the jobs, and failed tasks make no exit code. With --json: a line for each change.
     """
-    _wait(invocation.app, words, None, quiet=False, as_json=False, serve=False)
+    _wait(invocation.app, words, None, quiet=as_json, as_json=as_json, serve=False)
+
+
+class _Changes:
+    """Prints a job's counts each time they have changed."""
+
+    def __init__(self, app: App, progress: Progress) -> None:
+        self._app, self._progress = app, progress
+        self._shown: dict[str, Counts] = {}
+
+    def __call__(self, event: Event) -> None:
+        from sparkles.engine.events import Progressed
+        from sparkles.states import job_state
+
+        if not isinstance(event, Progressed):
+            self._progress(event)
+        elif self._shown.get(event.job) != event.counts:
+            self._shown[event.job] = counts = event.counts
+            value = {"job": event.job, "state": str(job_state(counts)), "count": counts.total, "counts": counts.by_state()}
+            render.json_line({**value, "at": render.iso(self._app.clock.now_ms())})
+            render.flush()
 
 
 def _wait(app: App, words: Sequence[str], timeout: float | None, *, quiet: bool, as_json: bool, serve: bool) -> None:
@@ -50,11 +73,12 @@ def _wait(app: App, words: Sequence[str], timeout: float | None, *, quiet: bool,
 
     jobs = selecting.select_jobs(app.jobs, words)
     progress = Progress(quiet=quiet)
+    report = _Changes(app, progress) if as_json and not serve else progress
     try:
         with interrupts_for(
             progress, f"sparkles {'wait' if serve else 'watch'} {' '.join(job.id for job in jobs)}"
         )() as interrupts:
-            counts = Waiting(app, progress, interrupts, serve=serve).until_done(jobs, timeout)
+            counts = Waiting(app, report, interrupts, serve=serve).until_done(jobs, timeout)
     except WaitTimeout as error:
         for job in jobs:
             if not app.jobs.count_tasks(job.id).done:
@@ -62,7 +86,7 @@ def _wait(app: App, words: Sequence[str], timeout: float | None, *, quiet: bool,
         raise
     finally:
         progress.close()
-    if as_json:
+    if as_json and serve:
         for job in jobs:
             render.json_line(status_value(app, job))
     if serve:

@@ -122,7 +122,7 @@ class Inputs:
 
     def _of_value(self, value: Json) -> tuple[Artifact, str]:
         if isinstance(value, dict) and "digest" in value:
-            return self._source.artifact(value), _shown(value)
+            return self._source.artifact(value), shown_artifact(value)
         if not isinstance(value, str) or not value:
             found = "nil" if value is None else repr(value)
             raise SpecError(f"expected a path or an artifact of an earlier task, found {found}")
@@ -134,7 +134,7 @@ class Inputs:
                 artifact = self._source.artifact(draft.artifact)
             except UsageError as error:
                 raise SpecError(f"{path}: {error}") from None
-            found = [(artifact, _shown(draft.artifact), posixpath.basename(artifact.name))]
+            found = [(artifact, shown_artifact(draft.artifact), posixpath.basename(artifact.name))]
         else:
             found = self._files(draft.src, path)
         single = draft.dst is not None and not draft.dst.endswith("/")
@@ -212,7 +212,8 @@ def _below(name: str, fixed: str) -> str:
     return name if fixed == "." else name.removeprefix(fixed.rstrip("/") + "/")
 
 
-def _shown(ref: Mapping[str, Any]) -> str:
+def shown_artifact(ref: Mapping[str, Any]) -> str:
+    """Where an artifact came from, as `InputFile.src` has it: JOB/INDEX/NAME."""
     return f"{ref.get('job')}/{ref.get('index')}/{ref.get('name')}"
 
 

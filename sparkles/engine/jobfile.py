@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from sparkles import digest
 from sparkles.engine.commands import FileDraft, JobDraft, ResourcesDraft, TaskDraft
 from sparkles.errors import SpecError
 from sparkles.model import Json, OomRetry, OutputGlob, RetryPolicy
@@ -25,8 +26,8 @@ _SIZE = "bytes, or a text such as 4Gi or 800M"
 _DURATION = "seconds, or a text such as 90s, 1.5m or 24h"
 
 
-class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The base: a key that is not known is an error."""
+class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """The base: a key that is not known is an error. Keys are spelled as scripts spell them: `maxFailures`."""
 
 
 class ArtifactEntry(_Entry, frozen=True):
@@ -166,13 +167,16 @@ _WORDS = {
 
 
 def load_job(data: bytes, source: str) -> JobDraft:
-    """The draft of a job.json; `source` is the file's name, with which every message begins.
+    """The draft of a job.json, or of what `sparkles show JOB --json` printed; `source` is the file's name, with which every message
+    begins.
 
     Raises:
         RowsError: It is not JSON.
         SpecError: A key is unknown, missing, or its value is not of the right kind; with the path of the field.
     """
     value = parse_json(data, source)
+    if isinstance(value, dict) and "job" in value and "spec" in value:
+        value, source = digest.unplain(value["spec"]), f"{source}: spec"
     try:
         return _draft(msgspec.convert(value, JobFile))
     except msgspec.ValidationError as error:
@@ -289,7 +293,7 @@ def _retry(entry: RetryEntry) -> RetryPolicy:
         exit_codes=tuple(entry.exit_codes),
         backoff_s=_seconds(entry.backoff, "retry.backoff"),
         backoff_factor=float(entry.backoff_factor),
-        max_backoff_s=_seconds(entry.max_backoff, "retry.max_backoff"),
+        max_backoff_s=_seconds(entry.max_backoff, "retry.maxBackoff"),
         oom=None if entry.oom is None else _oom(entry.oom),
     )
 

@@ -44,7 +44,13 @@ SETTERS = {
 }
 """Field of JobDraft -> the builder's method that sets it."""
 
-_PATHS = {"timeout_s": "timeout"}
+_PATHS = {
+    "timeout_s": "timeout",
+    "secret_env": "secretEnv",
+    "work_dir": "workDir",
+    "pod_template": "podTemplate",
+    "max_failures": "maxFailures",
+}
 """Fields that a job.json calls otherwise."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -101,7 +107,7 @@ def spec_of(draft: JobDraft, count: int) -> JobSpec:
     with reported(draft, "work_dir"):
         work_dir = draft.work_dir
         if work_dir not in ("", "."):
-            work_dir = check_inside(work_dir, "work_dir", "a folder")
+            work_dir = check_inside(work_dir, "workDir", "a folder")
     with reported(draft, "timeout_s"):
         if draft.timeout_s is not None and not (draft.timeout_s > 0 and math.isfinite(draft.timeout_s)):
             raise SpecError(f"timeout: expected a duration above 0, found {draft.timeout_s!r}")
@@ -226,15 +232,15 @@ def _outputs(draft: JobDraft) -> tuple[OutputGlob, ...]:
 
 
 def _check_secret_env(secret_env: Mapping[str, str], env: Mapping[str, str]) -> None:
-    check_env(secret_env, "secret_env")
+    check_env(secret_env, "secretEnv")
     for name, reference in secret_env.items():
         if not _SECRET.fullmatch(reference):
             # The reference may be the secret itself by mistake: it is not shown.
             raise SpecError(
-                f"secret_env.{name}: expected a reference, env:NAME, k8s:secret/key or gcp:secret, and never the value itself"
+                f"secretEnv.{name}: expected a reference, env:NAME, k8s:secret/key or gcp:secret, and never the value itself"
             )
         if name in env:
-            raise SpecError(f"secret_env.{name}: the variable is set in env as well; set it in one place")
+            raise SpecError(f"secretEnv.{name}: the variable is set in env as well; set it in one place")
 
 
 def _check_retry(retry: RetryPolicy) -> None:
@@ -242,13 +248,12 @@ def _check_retry(retry: RetryPolicy) -> None:
         raise SpecError(f"retry.attempts: expected 1 or more (tries in all), found {retry.attempts}")
     for number, code in enumerate(retry.exit_codes, 1):
         if not 1 <= code <= 255:
-            raise SpecError(f"retry.exit_codes[{number}]: expected a code from 1 to 255, found {code}")
-    for field in ("backoff_s", "max_backoff_s"):
-        value = getattr(retry, field)
+            raise SpecError(f"retry.exitCodes[{number}]: expected a code from 1 to 255, found {code}")
+    for field, value in (("backoff", retry.backoff_s), ("maxBackoff", retry.max_backoff_s)):
         if not (value >= 0 and math.isfinite(value)):
-            raise SpecError(f"retry.{field.removesuffix('_s')}: expected 0 seconds or more, found {value!r}")
+            raise SpecError(f"retry.{field}: expected 0 seconds or more, found {value!r}")
     if not (retry.backoff_factor >= 1 and math.isfinite(retry.backoff_factor)):
-        raise SpecError(f"retry.backoff_factor: expected 1 or more, found {retry.backoff_factor!r}")
+        raise SpecError(f"retry.backoffFactor: expected 1 or more, found {retry.backoff_factor!r}")
     if retry.oom is not None:
         if not (retry.oom.factor >= 1 and math.isfinite(retry.oom.factor)):
             raise SpecError(f"retry.oom.memory: expected a factor of 1 or more, found {retry.oom.factor!r}")
@@ -261,10 +266,10 @@ def _max_failures(value: int | str | None, count: int) -> int | None:
         match = _PERCENT.fullmatch(value)
         share = Fraction(match[1]) if match else None
         if share is None or share > 100:
-            raise SpecError(f'max_failures: expected a number or a share such as "10%", found {value!r}')
+            raise SpecError(f'maxFailures: expected a number or a share such as "10%", found {value!r}')
         return math.floor(share * count / 100)
     if value is not None and value < 0:
-        raise SpecError(f"max_failures: expected 0 or more, found {value}")
+        raise SpecError(f"maxFailures: expected 0 or more, found {value}")
     return value
 
 
@@ -294,4 +299,4 @@ def _check_properties(properties: Mapping[str, Any]) -> None:
 
 
 def _check_pod_template(template: Mapping[str, Any]) -> None:
-    check_json(dict(template), "pod_template")
+    check_json(dict(template), "podTemplate")

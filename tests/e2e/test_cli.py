@@ -165,7 +165,7 @@ def test_runs_and_show(project: Project) -> None:
     assert f"{job} (3 tasks)" in table
     assert "the last square is 9" in table
     (described,) = project.json("show", "LAST")
-    assert described["spec"]["outputs"] == [{"pattern": "out.json"}]
+    assert described["spec"]["outputs"] == ["out.json"]
     (task,) = project.json("show", "LAST/3")
     assert task["params"] == {"n": 3}
     assert task["results"] == {"square": 9}
@@ -246,6 +246,54 @@ def test_detached_watched_and_waited_for(project: Project) -> None:
     assert "2 tasks succeeded" in project.run("watch", job).stderr
     project.run("wait", job)
     eventually(lambda: project.json("doctor")[0]["state"]["workers"] == [])
+
+
+def test_watch_as_json(project: Project) -> None:
+    """A line for each change, the last one with the end; what had ended before is one line."""
+    gate = project.folder / "gate"
+    job = project.run(
+        "sub", "--detach", "-n", "two", "--seq", "2", "--", f"while [ ! -e {gate} ]; do sleep 0.02; done; exit {{i}}"
+    )
+    name = job.stdout.strip()
+    watching = project.start("watch", name, "--json")
+    assert watching.stdout is not None
+    first = json.loads(watching.stdout.readline())
+    assert (first["job"], first["count"], first["counts"]["failed"]) == (name, 2, 0)
+    gate.touch()
+    rest, said = watching.communicate(timeout=60)
+    values = [first, *map(json.loads, rest.splitlines())]
+    assert len({json.dumps(each["counts"], sort_keys=True) for each in values}) == len(values)
+    assert (values[-1]["state"], values[-1]["counts"]["failed"]) == ("failed", 2)
+    assert [each["state"] for each in values[:-1]] == sorted(each["state"] for each in values[:-1])
+    assert sorted(each["at"] for each in values) == [each["at"] for each in values]
+    assert (watching.returncode, said) == (0, "")
+    (again,) = project.json("watch", name)
+    assert again["counts"] == values[-1]["counts"]
+
+
+def test_a_shown_job_is_submitted_again(project: Project) -> None:
+    """What `show --json` prints is a job.json: the same tasks, so that all of them are reused; its `spec` alone is one as well."""
+    project.write("data/x.txt", "x")
+    script = """
+    local fit = run(JobBuilder("fit"):setCommandTemplate("echo m > m.bin"):setOutputs{"m.bin"})
+    run(JobBuilder("use"):setCommandTemplate("cat {^f} m.bin > o.txt && echo '{{kept}}' {n} >> o.txt")
+      :addFiles(fit.tasks[1].outputs["m.bin"])
+      :createTasksFor({{f="data/x.txt", n=1}, {f="data/x.txt", n=2.5}}, function(row, i)
+        return i == 2 and {command="cat m.bin; echo '{{x}}' {n} > o.txt", env={A="1"}} or nil
+      end):setOutputs{{"o.txt", required=true}}:setMaxFailures("50%"))
+    """
+    project.write("w.lua", script)
+    project.run("run", "w.lua")
+    (shown,) = project.json("show", "use")
+    assert shown["spec"]["maxFailures"] == 1
+    for name, value in (("shown.json", shown), ("spec.json", shown["spec"])):
+        project.write(name, json.dumps(value))
+        assert "all 2 tasks reused" in project.run("sub", "--file", name).stderr
+        (again,) = project.json("show", "LAST")
+        assert again["spec"] == shown["spec"]
+    (run,) = project.json("runs")
+    (steps,) = [each["steps"] for each in project.json("show", run["run"])]
+    assert [each["arguments"]["spec"].get("maxFailures") for each in steps if each["kind"] == "submit"] == [None, 1]
 
 
 def test_wait_serves_a_job_that_nobody_serves(project: Project) -> None:

@@ -91,7 +91,7 @@ def test_the_state_folder(project: Path) -> None:
     [
         ("[local]\ncpus = 2\n", "unknown key 'local.cpus'. Did you mean 'local.cpu'?"),
         ("bakend = 'local'\n", "unknown key 'bakend'. Did you mean 'backend'?"),
-        ("[loacl]\ncpu = 2\n", "unknown key 'loacl'."),
+        ("[loacl]\ncpu = 2\n", "unknown key 'loacl'. Did you mean 'local'?"),
         ("backend = 'aws'\n", "backend: expected 'local' or 'cloud', found 'aws'"),
         (
             "fleet = 'kubernetes'\n",
@@ -114,22 +114,48 @@ def test_the_state_folder(project: Path) -> None:
         ),
         ("[google]\nprefix = 'a/../b'\n", "google.prefix: expected up to 100 of A-Z a-z 0-9 . _ - and / between them, found"),
         ("[defaults]\nimage = 3\n", "defaults.image: expected a string, found 3"),
-        ("[local]\ncpu = 0\n", "local.cpu: expected a number above 0, found 0"),
-        ("[local]\ncpu = true\n", "local.cpu: expected a number above 0, found True"),
+        ("[local]\ncpu = 0\n", "local.cpu: expected a number of cores above 0, found 0"),
+        ("[local]\ncpu = true\n", "local.cpu: expected a number of cores above 0, found true"),
+        ("[local]\ncpu = 'many'\n", "local.cpu: expected a number of cores such as 2, 0.5 or 500m, found 'many'"),
+        ("[local]\ncpu = [1]\n", "local.cpu: expected a number of cores above 0, found a list"),
+        ("[local]\ncpu = {a = 1}\n", "local.cpu: expected a number of cores above 0, found a table"),
+        ("[local]\ncpu = inf\n", "local.cpu: expected a number of cores above 0, found inf"),
+        (
+            f"[local]\ncpu = 1{'0' * 400}\n",
+            "local.cpu: expected a number of cores above 0, found an integer of more than 30 digits",
+        ),
+        (f"[local]\ncpu = 1{'0' * 5000}\n", "not TOML: a date that does not exist, or a number with too many digits"),
+        ("[defaults]\nmemory = true\n", "defaults.memory: expected a size in bytes above 0, found true"),
+        ("[defaults]\ntimeout = 2020-01-01\n", "defaults.timeout: expected a number of seconds above 0, found 2020-01-01"),
+        (
+            f"[defaults]\ntimeout = '{'9' * 400}'\n",
+            "defaults.timeout: expected a duration such as 90s, 1.5m or 24h, found '999",
+        ),
+        ("[local]\nlease = 0\n", "local.lease: expected a duration above 0, found 0"),
+        ("[local]\nlease = '0s'\n", "local.lease: expected a duration above 0, found '0s'"),
+        ("backend = true\n", "backend: expected 'local' or 'cloud', found true"),
+        ("fleet = ['none']\n", "fleet: expected 'processes' or 'none', found a list"),
+        ("consume = {}\n", "consume: expected a string, found a table"),
+        ("local = 4\n", "local: expected a table, [local], found 4"),
+        ("d = 2020-13-01\n", "not TOML: "),
+        (b"backend = 'local'\n# caf\xe9\n", ":2: expected text in UTF-8, found the byte 0xe9"),
         ("[local]\nmemory = '4Gx'\n", "local.memory: expected a size such as 4Gi or 800M, found '4Gx'"),
         ("[defaults]\ntimeout = 'soon'\n", "defaults.timeout: expected a duration such as 90s, 1.5m or 24h, found 'soon'"),
         ("[local\n", "not TOML: "),
         ("[profile.big]\nmemry = 1\n", "unknown key 'memry'."),
     ],
 )
-def test_mistakes_name_the_file_and_the_key(project: Path, text: str, message: str) -> None:
-    """A wrong file is refused with its path, the key, what was expected and what was found."""
+def test_mistakes_name_the_file_and_the_key(project: Path, text: str | bytes, message: str) -> None:
+    """A wrong file is refused with its path, the key, what was expected and what was found, in no programming language's words."""
     path = project / "sparkles.toml"
-    path.write_text(text)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ConfigError) as raised:
-        load(project, profile="big" if "profile" in text else None)
-    assert str(raised.value).startswith(f"{path}")
-    assert message in str(raised.value)
+        load(project, profile="big" if "profile" in str(text) else None)
+    said = str(raised.value)
+    assert said.startswith(f"{path}")
+    assert message in said
+    for word in ("True", "False", "None", "float", "dict", "datetime", "codec"):
+        assert word not in said
 
 
 def test_mistakes_of_variables_and_profiles(project: Path) -> None:

@@ -38,15 +38,15 @@ FULL = {
     ],
     "outputs": ["*.log", {"pattern": "*.bam", "required": True}],
     "env": {"A": "1"},
-    "secret_env": {"TOKEN": "env:TOKEN"},
-    "work_dir": "w",
+    "secretEnv": {"TOKEN": "env:TOKEN"},
+    "workDir": "w",
     "timeout": "1h30m",
     "retry": {
         "attempts": 3,
-        "exit_codes": [75],
+        "exitCodes": [75],
         "backoff": "2s",
-        "backoff_factor": 3,
-        "max_backoff": 60,
+        "backoffFactor": 3,
+        "maxBackoff": 60,
         "oom": {"max": "64Gi"},
     },
     "resources": {"cpu": "500m", "memory": 1073741824, "disk": "10G", "gpu": 1},
@@ -54,11 +54,11 @@ FULL = {
     "priority": 2,
     "properties": {"team": "x", "n": 1, "ok": True},
     "cache": False,
-    "max_failures": "10%",
+    "maxFailures": "10%",
     "image": "align:3",
     "zones": ["europe-west4-a"],
     "provisioning": "spot",
-    "pod_template": {"spec": {}},
+    "podTemplate": {"spec": {}},
 }
 
 
@@ -183,8 +183,24 @@ def test_a_misspelt_key_of_the_job() -> None:
         SpecError, match=r"^job\.json: comand: there is no such key \(keys: name, command, .*\)\. Did you mean 'command'\?$"
     ):
         load({"name": "j", "comand": "x"})
-    with pytest.raises(SpecError, match=r"Did you mean 'max_failures'\?$"):
-        load({"name": "j", "maxFailures": 1})
+
+
+@pytest.mark.parametrize(
+    ("fields", "right"),
+    [
+        ({"max_failures": 1}, "maxFailures"),
+        ({"work_dir": "w"}, "workDir"),
+        ({"secret_env": {}}, "secretEnv"),
+        ({"pod_template": {}}, "podTemplate"),
+        ({"retry": {"exit_codes": [75]}}, "exitCodes"),
+        ({"retry": {"max_backoff": 1}}, "maxBackoff"),
+        ({"retry": {"backoff_factor": 1}}, "backoffFactor"),
+    ],
+)
+def test_keys_are_spelled_as_in_scripts(fields: dict[str, Any], right: str) -> None:
+    """Any other spelling is refused with the right one."""
+    with pytest.raises(SpecError, match=rf"there is no such key .*Did you mean '{right}'\?$"):
+        load({"name": "j", **fields})
 
 
 def test_not_json() -> None:

@@ -125,7 +125,7 @@ def files(tmp_path: Path, blobs: MemoryBlobs) -> RunFiles:
         ),
         pytest.param(
             {"work_dir": "/tmp"},
-            "work_dir: expected a folder, relative to the task's directory; found '/tmp': it is absolute",
+            "workDir: expected a folder, relative to the task's directory; found '/tmp': it is absolute",
             id="work_dir",
         ),
         pytest.param(
@@ -136,27 +136,27 @@ def files(tmp_path: Path, blobs: MemoryBlobs) -> RunFiles:
         pytest.param({"env": {"A": "\0"}}, "env.A: a variable's value cannot hold a NUL", id="NUL in env"),
         pytest.param(
             {"secret_env": {"A": "hunter2"}},
-            "secret_env.A: expected a reference, env:NAME, k8s:secret/key or gcp:secret, and never the value itself",
+            "secretEnv.A: expected a reference, env:NAME, k8s:secret/key or gcp:secret, and never the value itself",
             id="a secret itself",
         ),
         pytest.param(
             {"secret_env": {"A": "env:A"}, "env": {"A": "1"}},
-            "secret_env.A: the variable is set in env as well; set it in one place",
+            "secretEnv.A: the variable is set in env as well; set it in one place",
             id="set twice",
         ),
         pytest.param({"timeout_s": 0.0}, "timeout: expected a duration above 0, found 0.0", id="timeout"),
         pytest.param({"parallelism": 0}, "parallelism: expected 1 or more, found 0", id="parallelism"),
         pytest.param({"priority": 2**40}, "priority: expected a number of 32 bits, found 1099511627776", id="priority"),
-        pytest.param({"max_failures": -1}, "max_failures: expected 0 or more, found -1", id="max_failures"),
+        pytest.param({"max_failures": -1}, "maxFailures: expected 0 or more, found -1", id="max_failures"),
         pytest.param(
-            {"max_failures": "ten%"}, "max_failures: expected a number or a share such as \"10%\", found 'ten%'", id="no share"
+            {"max_failures": "ten%"}, "maxFailures: expected a number or a share such as \"10%\", found 'ten%'", id="no share"
         ),
         pytest.param(
             {"retry": RetryPolicy(attempts=0)}, "retry.attempts: expected 1 or more (tries in all), found 0", id="attempts"
         ),
         pytest.param(
             {"retry": RetryPolicy(exit_codes=(75, 0))},
-            "retry.exit_codes[2]: expected a code from 1 to 255, found 0",
+            "retry.exitCodes[2]: expected a code from 1 to 255, found 0",
             id="exit code",
         ),
         pytest.param(

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparkles.errors import TemplateError
-from sparkles.template import parse, shell_quote
+from sparkles.template import escape, parse, shell_quote
 
 VALUES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40) | st.text(
     "'\"\\$`\n! #~*-a", max_size=30
@@ -254,3 +254,11 @@ def test_any_text_is_a_template_or_a_clear_error(source: str) -> None:
         assert "{" in str(error)  # noqa: PT017 - which texts are refused is the business of the tables above
     else:
         assert isinstance(expanded, str)
+
+
+@given(st.text("{}$^:ab 1", max_size=30))
+def test_any_text_can_be_escaped(text: str) -> None:
+    """A template that gives the text itself, whatever looks like a placeholder in it."""
+    parsed = parse(escape(text))
+    assert parsed.names == ()
+    assert parsed.expand({}) == text

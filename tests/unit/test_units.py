@@ -49,9 +49,11 @@ def test_size(text: Any, expected: int) -> None:
         ("0Gi", "expected a size above 0, found '0Gi'"),
         ("99Ei", "expected a size below 8Ei, found '99Ei'"),
         (0, "expected a size in bytes above 0, found 0"),
-        (True, "expected a size in bytes above 0, found True"),
+        (True, "expected a size in bytes above 0, found true"),
         (float("inf"), "expected a size in bytes above 0, found inf"),
-        (None, "expected a size in bytes above 0, found None"),
+        (10**400, "expected a size in bytes above 0, found an integer of more than 30 digits"),
+        ({"a": 1}, "expected a size in bytes above 0, found a table"),
+        (None, "expected a size in bytes above 0, found nothing"),
     ],
 )
 def test_wrong_size(text: Any, message: str) -> None:
