@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 from sparkles import digest, rows
@@ -18,6 +18,7 @@ from sparkles.engine.attempt import is_full
 from sparkles.engine.commands import Answer, Done, Fetch, Raised, StepError, refused
 from sparkles.engine.files import RunFiles
 from sparkles.engine.journal import Journal
+from sparkles.engine.landing import Landing
 from sparkles.engine.replay import Reuse, decide
 from sparkles.errors import Damaged, NotFound, StorageFull, UsageError
 from sparkles.model import Artifact, AttemptRef, Json, TaskState
@@ -59,10 +60,12 @@ def bring(
     written = 0
     table: list[dict[str, Json]] = []
 
-    def task_of(outcome: Outcome) -> int:
-        return _bring_task(outcome, blobs, dest, only_count)
+    landing = None if only_count else Landing(dest)
 
-    with ThreadPoolExecutor(blobs.transfers) as pool:
+    def task_of(outcome: Outcome) -> int:
+        return _bring_task(outcome, blobs, dest, landing)
+
+    with landing or nullcontext(), ThreadPoolExecutor(blobs.transfers) as pool:
         wanted = (outcome for outcome in found if indexes is None or outcome.task.index in indexes)
         while page := list(itertools.islice(wanted, PAGE)):
             for outcome in page:
@@ -70,23 +73,23 @@ def bring(
                 code = attempt.exit_code if attempt is not None else task.exit_code
                 table.append({"index": task.index, "state": str(task.state), "exit_code": code, **scalars(outcome.params)})
             written += sum(pool.map(task_of, page) if blobs.transfers > 1 else map(task_of, page))
-    if indexes is None:
-        written += _write(dest / "tasks.csv", rows.format_csv(table), only_count)
+        if indexes is None:
+            written += _write(dest / "tasks.csv", rows.format_csv(table), landing)
     return written
 
 
-def _bring_task(outcome: Outcome, blobs: Blobs, dest: Path, only_count: bool) -> int:
-    """What one task left."""
+def _bring_task(outcome: Outcome, blobs: Blobs, dest: Path, landing: Landing | None) -> int:
+    """What one task left; without `landing` its files are only counted."""
     task, attempt = outcome.task, outcome.attempt
     if attempt is None:
         return 0
     written = 0
     folder = dest / str(task.index)
     for output in attempt.outputs:
-        written += _bring(blobs, output, attempt.ref, folder / output.name, only_count)
+        written += _bring(blobs, output, attempt.ref, folder / output.name, landing)
     if attempt.results is not None:
-        written += _write(folder / "results.json", attempt.results.encode(), only_count)
-    return written + _bring_log(blobs, attempt.ref, folder / "output.log", only_count, always=task.state is TaskState.FAILED)
+        written += _write(folder / "results.json", attempt.results.encode(), landing)
+    return written + _bring_log(blobs, attempt.ref, folder / "output.log", landing, always=task.state is TaskState.FAILED)
 
 
 def scalars(params: dict[str, object]) -> dict[str, Json]:
@@ -94,13 +97,13 @@ def scalars(params: dict[str, object]) -> dict[str, Json]:
     return {key: value for key, value in params.items() if isinstance(value, str | int | float | bool)}
 
 
-def _bring(blobs: Blobs, output: Artifact, made_by: AttemptRef, target: Path, only_count: bool) -> int:
+def _bring(blobs: Blobs, output: Artifact, made_by: AttemptRef, target: Path, landing: Landing | None) -> int:
     if target.is_file() and target.stat().st_size == output.size_bytes and _sha256(target) == output.digest:
         return 0
-    if only_count:
+    if landing is None:
         return 1
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name[:40]}.{os.getpid()}")
+    temporary = landing.place()
     try:
         blobs.place(output.digest, temporary, executable=output.executable, private=output.private)
         temporary.replace(target)
@@ -113,15 +116,15 @@ def _bring(blobs: Blobs, output: Artifact, made_by: AttemptRef, target: Path, on
     return 1
 
 
-def _bring_log(blobs: Blobs, ref: AttemptRef, target: Path, only_count: bool, *, always: bool) -> int:
+def _bring_log(blobs: Blobs, ref: AttemptRef, target: Path, landing: Landing | None, *, always: bool) -> int:
     """A log, in pieces: it may be larger than memory. An empty one comes only with a failure."""
     piece = blobs.read_log(ref, 0, LOG_PIECE_BYTES)
     if len(piece) < LOG_PIECE_BYTES:
-        return _write(target, piece, only_count) if piece or always else 0
-    if only_count:
+        return _write(target, piece, landing) if piece or always else 0
+    if landing is None:
         return 0 if _is_log(blobs, ref, target) else 1
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    temporary = landing.place()
     offset = 0
     with temporary.open("wb") as stream:
         while piece:
@@ -150,13 +153,13 @@ def _is_log(blobs: Blobs, ref: AttemptRef, target: Path) -> bool:
             offset += len(piece)
 
 
-def _write(target: Path, data: bytes, only_count: bool) -> int:
+def _write(target: Path, data: bytes, landing: Landing | None) -> int:
     if target.is_file() and target.stat().st_size == len(data) and target.read_bytes() == data:
         return 0
-    if only_count:
+    if landing is None:
         return 1
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    temporary = landing.place()
     temporary.write_bytes(data)
     temporary.replace(target)
     return 1
