@@ -8,16 +8,19 @@ import (
 
 	_ "golang.org/x/crypto/x509roots/fallback" // its own CA roots, for images that have none
 
-	"sparkles.dev/consume/internal/supervise"
+	"sparkles.dev/consume/internal/image"
 )
 
-// version is set by the build (-ldflags "-X main.version=...").
-var version = "development"
+// stamp is set by the build (-ldflags "-X main.stamp=sparkles-consume-version=...;"); `consume image` reads it in programs that do not run here.
+var stamp string
+
+var version = image.Version(stamp)
 
 const usage = `consume: the cloud worker of sparkles
 
   consume run FLAGS...            serves one pool (consume run -h lists the flags)
   consume install FOLDER          copies this program to FOLDER/consume, executable
+  consume image push|build REF    makes the image that holds it (consume image -h)
   consume version
 `
 
@@ -30,14 +33,9 @@ func dispatch(args []string) int {
 	}
 	switch args[0] {
 	case "run":
-		if !supervise.Supervised() {
-			// The flags are checked here, so that a mistake in them is told at once and once.
-			if _, code := parseRun(args[1:]); code >= 0 {
-				return code
-			}
-			return supervise.Run(args)
-		}
-		return run(args[1:])
+		return supervised(args)
+	case "image":
+		return makeImage(args[1:])
 	case "install":
 		return install(args[1:])
 	case "version":

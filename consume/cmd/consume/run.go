@@ -1,17 +1,14 @@
+//go:build linux
+
 package main
 
 import (
 	"context"
-	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -24,100 +21,30 @@ import (
 	"sparkles.dev/consume/internal/worker"
 )
 
-// Exit codes (README.md).
-const (
-	exitDrained       = 0
-	exitUsage         = 2
-	exitBug           = 70
-	exitTransient     = 75
-	exitConfiguration = 78
-	exitTerminated    = 143
-)
-
-// options are what `consume run` is told, by flags or by SPARKLES_ variables.
-type options struct {
-	project, database, namespace, bucket, prefix, topic string
-	pool, id, work                                      string
-	cpu                                                 float64
-	memory                                              int64
-	linger, lease, beat, look, grace                    time.Duration
-	untilEmpty, textLog                                 bool
-	driverFD                                            int
-}
-
-// parseRun reads the flags; the code is -1 where they are right.
-func parseRun(args []string) (options, int) {
-	var o options
-	flags := flag.NewFlagSet("consume run", flag.ContinueOnError)
-	text := func(target *string, name, fallback, help string) {
-		flags.StringVar(target, name, variable(name, fallback), help)
-	}
-	text(&o.project, "project", "", "Google Cloud `project`")
-	text(&o.database, "database", "(default)", "Datastore `database`")
-	text(&o.namespace, "namespace", "sparkles", "Datastore `namespace` of the installation")
-	text(&o.bucket, "bucket", "", "Cloud Storage `bucket`")
-	text(&o.prefix, "prefix", "sparkles/", "`prefix` of the installation's objects in the bucket")
-	text(&o.topic, "topic", "sparkles", "Pub/Sub `topic` for events; empty: none are published")
-	text(&o.pool, "pool", "", "`pool` to serve")
-	text(&o.id, "id", "", "this worker's `id`, used by no other")
-	text(&o.work, "work", "", "`folder` for scratch directories, this worker's own below it")
-	flags.Float64Var(&o.cpu, "cpu", 0, "`cores` that tasks may use together (default: this machine's)")
-	flags.Int64Var(&o.memory, "memory", 0, "`bytes` of memory that tasks may use together (default: this machine's or container's)")
-	flags.DurationVar(&o.linger, "linger", 0, "how long to stay with nothing to do (default: until told to leave)")
-	flags.DurationVar(&o.lease, "lease", time.Minute, "how long a heartbeat may stand still before a worker counts as dead")
-	flags.DurationVar(&o.beat, "beat", 0, "time between heartbeats (default: a sixth of the lease)")
-	flags.DurationVar(&o.look, "look", 3*time.Second, "time between looks at whether claims were taken away")
-	flags.DurationVar(&o.grace, "grace", 5*time.Second, "time between SIGTERM and SIGKILL for a program that is ended")
-	flags.BoolVar(&o.untilEmpty, "until-empty", false, "leave as soon as nothing is pending")
-	flags.BoolVar(&o.textLog, "text", false, "the log as text instead of JSON")
-	flags.IntVar(&o.driverFD, "driver-fd", -1, "descriptor of a pipe whose end of file means that the driver is gone: finish what runs and leave")
-	if err := flags.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return o, 0
+// supervised is `consume run`: this process looks after another of the same program, which does the work.
+func supervised(args []string) int {
+	if !supervise.Supervised() {
+		// The flags are checked here, so that a mistake in them is told at once and once.
+		if _, code := parseRun(args[1:]); code >= 0 {
+			return code
 		}
-		return o, exitUsage
-	}
-	var missing []string
-	for name, value := range map[string]string{"project": o.project, "bucket": o.bucket, "pool": o.pool, "id": o.id, "work": o.work} {
-		if value == "" {
-			missing = append(missing, "-"+name)
+		if code := supervise.Run(args); code != goPanic {
+			return code
 		}
+		return exitBug
 	}
-	if len(missing) > 0 || flags.NArg() > 0 {
-		if len(missing) > 0 {
-			fmt.Fprintf(os.Stderr, "consume run: needs %s\n", strings.Join(missing, ", "))
-		} else {
-			fmt.Fprintf(os.Stderr, "consume run: unexpected argument %q\n", flags.Arg(0))
-		}
-		return o, exitUsage
-	}
-	if o.beat <= 0 {
-		o.beat = o.lease / 6
-	}
-	cores, memory := machine()
-	if o.cpu <= 0 {
-		o.cpu = cores
-	}
-	if o.memory <= 0 {
-		o.memory = memory
-	}
-	return o, -1
-}
-
-// variable gives the SPARKLES_ variable of a flag, else what it falls back on.
-func variable(name, fallback string) string {
-	if value, set := os.LookupEnv("SPARKLES_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))); set {
-		return value
-	}
-	return fallback
-}
-
-// run serves a pool until it is over.
-func run(args []string) int {
-	o, code := parseRun(args)
+	o, code := parseRun(args[1:])
 	if code >= 0 {
 		return code
 	}
+	return run(o)
+}
+
+// goPanic is what a Go program ends with after a panic. The flags were checked before: nothing else gives it.
+const goPanic = 2
+
+// run serves a pool until it is over.
+func run(o options) int {
 	var handler slog.Handler = slog.NewJSONHandler(os.Stderr, nil)
 	if o.textLog {
 		handler = slog.NewTextHandler(os.Stderr, nil)
@@ -222,26 +149,4 @@ func fail(log *slog.Logger, err error) int {
 		return exitConfiguration
 	}
 	return exitTransient
-}
-
-// machine is the cores that this process may use, and the memory of this machine or of the container that it is in.
-func machine() (float64, int64) {
-	memory := int64(1) << 40
-	if data, err := os.ReadFile("/proc/meminfo"); err == nil {
-		for line := range strings.SplitSeq(string(data), "\n") {
-			if rest, found := strings.CutPrefix(line, "MemTotal:"); found {
-				if kilobytes, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 10, 64); err == nil {
-					memory = kilobytes * 1024
-				}
-			}
-		}
-	}
-	for _, path := range []string{"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"} {
-		if data, err := os.ReadFile(path); err == nil {
-			if limit, err := strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64); err == nil {
-				memory = min(memory, limit)
-			}
-		}
-	}
-	return float64(runtime.NumCPU()), memory
 }
