@@ -160,7 +160,7 @@ def load(
     options: Mapping[str, str | None] | None = None,
 ) -> Settings:
     """Reads the settings for a command that was started in `cwd` (default: here, with this process's environment). `options` are the
-    settings that have an option of their own, by key; None is one that was not given.
+    settings that have an option of their own (--bucket is that of google.bucket), by key; None is one that was not given.
 
     Raises:
         ConfigError: A file is not TOML, a key is unknown, or a value is not what its key takes; with the file and the key.
@@ -194,7 +194,7 @@ def load(
             _set(values, sources, key, environ[name], name)
     for key, given in (options or {}).items():
         if given is not None:
-            _set(values, sources, key, given, f"--{key}")
+            _set(values, sources, key, given, f"--{key.rpartition('.')[2]}")
     return Settings(root=root, state=folder, profile=profile, environ=environ, sources=sources, **values)
 
 

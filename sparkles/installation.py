@@ -58,14 +58,14 @@ class Installation:
         return layout.exists(self.settings.state)
 
     def check_state(self) -> str:
-        """For commands that list: "" where something was run here, else the sentence that says so.
+        """For commands that list: "" where there may be something, else the sentence that says so. Jobs in the cloud need not be from here.
 
         Raises:
             NotFound: --state names a folder that is no state folder.
         """
         from sparkles.backends.local import layout
 
-        if self.has_state():
+        if self.in_cloud or self.has_state():
             return ""
         error = layout.no_state(self.settings.state, self._named_by())
         if self._named_by():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sparkles.cli import render
+from sparkles.cli import cloud_doctor, render
 from sparkles.cli.arguments import json_option
 from sparkles.errors import BackendError
 
@@ -31,7 +31,8 @@ def doctor(invocation: Invocation, /, as_json: bool) -> None:
     """Checks settings, state folder, database and machine.
 
     Says of each setting where it comes from, of the state folder what takes how much space, and who works in it. A sound database
-    is copied to sparkles.db.backup. Exit code 3 where something is wrong.
+    is copied to sparkles.db.backup. With backend = "cloud" also: whose login, whether the services answer, and the worker's program.
+    Exit code 3 where something is wrong.
     """
     from sparkles.cli.setup import versions
 
@@ -43,8 +44,12 @@ def doctor(invocation: Invocation, /, as_json: bool) -> None:
         "machine": _machine(settings),
         "state": _state_folder(settings.state, problems),
     }
+    reachable = True
+    if settings.backend == "cloud":
+        found["cloud"] = cloud_doctor.look(settings, problems)
+        reachable = all(each["problem"] is None for each in found["cloud"]["services"]) and bool(found["cloud"]["services"])
     if found["state"]["exists"]:
-        found["state"].update(_database(invocation.app, problems))
+        found["state"].update(_database(invocation.app, problems, reachable))
     found["problems"] = problems
     if as_json:
         render.json_line(found)
@@ -127,13 +132,14 @@ def _reflink_works(state: Path) -> bool | None:
             path.unlink(missing_ok=True)
 
 
-def _database(app: App, problems: list[str]) -> dict[str, Any]:
-    """The database: its check, its backup, sizes, and who is alive."""
+def _database(app: App, problems: list[str], reachable: bool) -> dict[str, Any]:
+    """The database: its check, its backup, sizes, and who is alive; `reachable`: whether workers can be asked for."""
     from sparkles.backends.local.layout import tree_bytes
 
     state = app.settings.state
     # Outputs are links of stored files: their bytes are those of cas.
-    sizes = {name: tree_bytes(state / name, linked=name == "cas") for name in ("cas", "jobs", "runs", "workers")}
+    folders = ("cas", "jobs", "runs", "workers", *(("cloud",) if app.in_cloud else ()))
+    sizes = {name: tree_bytes(state / name, linked=name == "cas") for name in folders}
     found: dict[str, Any] = {"folders": sizes}
     if not (state / "sparkles.db").exists():
         return found
@@ -146,7 +152,7 @@ def _database(app: App, problems: list[str]) -> dict[str, Any]:
             found["journalMode"] = str(database.one("PRAGMA journal_mode")[0])
             found["notice"] = database.notice or None
             found["backup"] = str(database.back_up())
-            found["workers"] = _workers(app)
+            found["workers"] = _workers(app) if reachable else []
             found["runs"] = _runs(app)
         problems.extend(wrong)
     except BackendError as error:
@@ -226,6 +232,9 @@ def _show(found: dict[str, Any]) -> None:
             render.line()
             alive = [(each[title.lower()], each["pid"], each["host"], each["process"]) for each in state[name]]
             render.table((title, "PID", "HOST", "PROCESS"), alive, right=("PID",))
+    if "cloud" in found:
+        render.line()
+        cloud_doctor.show(found["cloud"])
     render.line()
     for problem in found["problems"]:
         render.line(f"wrong: {problem}")

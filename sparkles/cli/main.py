@@ -141,8 +141,14 @@ GLOBAL_OPTIONS: dict[str, dict[str, Any]] = {
     "profile": {"metavar": "NAME", "help": "Settings of [profile.NAME] in sparkles.toml."},
     "backend": {"metavar": "local|cloud", "help": "Where jobs and files are kept."},
     "fleet": {"metavar": "processes|none", "help": "Where workers of the cloud backend run."},
+    "project": {"metavar": "ID", "help": "The project of Google Cloud (google.project)."},
+    "bucket": {"metavar": "NAME", "help": "The bucket of Cloud Storage (google.bucket)."},
+    "database": {"metavar": "ID", "help": "The database of Datastore (google.database)."},
 }
 """The options of `sparkles` itself, by name. Each may also stand behind the command, unless that has an option of the same name."""
+
+IN_GOOGLE = ("project", "bucket", "database")
+"""Those that are settings of the table [google]."""
 
 
 def with_global_options(command: click.Command) -> click.Command:
@@ -182,7 +188,9 @@ class Invocation:
         from sparkles import config
 
         chosen = dict(self.options)
-        return config.load(state=chosen.pop("state", None), profile=chosen.pop("profile", None), options=chosen)
+        state, profile = chosen.pop("state", None), chosen.pop("profile", None)
+        options = {f"google.{name}" if name in IN_GOOGLE else name: value for name, value in chosen.items()}
+        return config.load(state=state, profile=profile, options=options)
 
     @property
     def words(self) -> list[str]:

@@ -14,6 +14,8 @@ import requests
 from sparkles.backends.google import failures
 from sparkles.errors import BackendError, NotFound
 
+pytestmark = pytest.mark.google  # by what is installed, not by emulators: the group that has Google's clients
+
 
 class Rpc(grpc.RpcError):
     """What a stub raises: gRPC's own class is not to be made from Python."""

@@ -100,8 +100,8 @@ def connect(settings: Settings, say: Callable[[str], None] = lambda line: None, 
     login = None if {"datastore", "storage"} <= set(used) else _log_in(settings)
     connection = Connection(
         place,
-        _datastore(place, used.get("datastore"), login, say),
-        _bucket(place, used.get("storage"), login, say),
+        open_datastore(place, used.get("datastore"), login, say),
+        open_bucket(place, used.get("storage"), login, say),
         _notifier(place, used, login, say),
         {name: settings.environ[name] for name in PASSED_ON if settings.environ.get(name)},
     )
@@ -127,14 +127,20 @@ def _check(connection: Connection) -> None:
         each.result()
 
 
-def _datastore(place: Place, emulator: str | None, login: Login | None, say: Callable[[str], None]) -> Datastore:
+def open_datastore(
+    place: Place, emulator: str | None, login: Login | None, say: Callable[[str], None] = lambda line: None
+) -> Datastore:
+    """The installation's entities. `emulator`: where it listens; None: the service, with the login."""
     from sparkles.backends.google.datastore import Datastore
 
     channel = open_channel("datastore.googleapis.com:443", emulator, login)
     return Datastore(channel, project=place.project, database=place.database, namespace=place.namespace, say=say)
 
 
-def _bucket(place: Place, emulator: str | None, login: Login | None, say: Callable[[str], None]) -> Bucket:
+def open_bucket(
+    place: Place, emulator: str | None, login: Login | None, say: Callable[[str], None] = lambda line: None
+) -> Bucket:
+    """The installation's objects; as `open_datastore`."""
     from google.auth.credentials import AnonymousCredentials
     from google.cloud import storage  # type: ignore[attr-defined,unused-ignore]  # a namespace package
 

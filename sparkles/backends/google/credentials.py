@@ -7,7 +7,9 @@ where there are signs of one (NO_GCE_CHECK=true: never).
 
 from __future__ import annotations
 
+import base64
 import functools
+import json
 import threading
 import warnings
 from collections.abc import Callable, Mapping
@@ -84,7 +86,11 @@ def _find(environ: Mapping[str, str]) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a missing quota project, and of the loader itself
         if path.is_file() or environ.get("GOOGLE_APPLICATION_CREDENTIALS"):
-            found, _ = google.auth.load_credentials_from_file(str(path))
+            try:
+                found, _ = google.auth.load_credentials_from_file(str(path))
+            except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+                # The loader expects an object with certain keys, and says so of some of them only.
+                raise DefaultCredentialsError(f"{path} is no login file: {error}") from error
             return with_scopes_if_required(found, SCOPES)
         if may_be_google(environ):
             return google.auth.default(SCOPES, request=_request())[0]
@@ -103,7 +109,17 @@ def _principal(credentials: Any) -> str:
         found = getattr(credentials, name, None)
         if isinstance(found, str) and found and found != "default":
             return found
-    return ""
+    return _email(getattr(credentials, "id_token", None))
+
+
+def _email(id_token: Any) -> str:
+    """Whom a user's token is for: the file of such a login often does not say. Not verified, only shown."""
+    try:
+        payload = str(id_token).split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        return str(claims["email"])
+    except (IndexError, KeyError, TypeError, ValueError):
+        return ""
 
 
 def _within(limit_s: float, act: Callable[[], T]) -> T:

@@ -42,13 +42,13 @@ def find_place(settings: Settings) -> Place:
     missing = []
     if not project:
         missing.append(
-            "- a project, none of these names one: [google] project in sparkles.toml or ~/.config/sparkles/config.toml,"
+            "- a project, none of these names one: --project, [google] project in sparkles.toml or ~/.config/sparkles/config.toml,"
             f" {variable('google.project')}, GOOGLE_CLOUD_PROJECT, the login (`gcloud auth application-default login`),"
             " gcloud's configuration (`gcloud config set project PROJECT`)"
         )
     if not settings.google_bucket:
         missing.append(
-            "- a bucket, neither of these names one: [google] bucket in sparkles.toml or ~/.config/sparkles/config.toml,"
+            "- a bucket, none of these names one: --bucket, [google] bucket in sparkles.toml or ~/.config/sparkles/config.toml,"
             f" {variable('google.bucket')}. To make one: `gcloud storage buckets create gs://NAME --location=REGION`"
         )
     if missing:
@@ -101,6 +101,11 @@ def _of_login(environ: Mapping[str, str]) -> tuple[str, str]:
 def _of_gcloud(environ: Mapping[str, str]) -> tuple[str, str]:
     if environ.get("CLOUDSDK_CORE_PROJECT"):
         return environ["CLOUDSDK_CORE_PROJECT"], "CLOUDSDK_CORE_PROJECT"
+    return gcloud_value(environ, "project")
+
+
+def gcloud_value(environ: Mapping[str, str], key: str) -> tuple[str, str]:
+    """What gcloud's active configuration holds as core/KEY, and which configuration that is; two empty strings where it holds nothing."""
     folder = gcloud_folder(environ)
     name, chosen_by = _configuration(environ, folder)
     if "/" in name:
@@ -108,10 +113,10 @@ def _of_gcloud(environ: Mapping[str, str]) -> tuple[str, str]:
     parser = configparser.ConfigParser(interpolation=None, strict=False)
     try:
         parser.read_string((folder / "configurations" / f"config_{name}").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, configparser.Error):
+    except (OSError, ValueError, configparser.Error):
         return "", ""
-    project = parser.get("core", "project", fallback="")
-    return project, f"gcloud's configuration {name} ({chosen_by})" if project else ""
+    value = parser.get("core", key, fallback="")
+    return value, f"gcloud's configuration {name} ({chosen_by})" if value else ""
 
 
 def _configuration(environ: Mapping[str, str], folder: Path) -> tuple[str, str]:

@@ -32,7 +32,7 @@ EXPIRATION_S = 86_400
 ACK_S = 30
 
 _Publish, _Message = api.PublishRequest.pb(), api.PubsubMessage.pb()
-_Topic, _Subscription = api.Topic.pb(), api.Subscription.pb()
+_Topic, _GetTopic, _Subscription = api.Topic.pb(), api.GetTopicRequest.pb(), api.Subscription.pb()
 _Pull, _Pulled = api.StreamingPullRequest.pb(), api.StreamingPullResponse.pb()
 _Get, _Delete = api.GetSubscriptionRequest.pb(), api.DeleteSubscriptionRequest.pb()
 _List, _Listed = api.ListSubscriptionsRequest.pb(), api.ListSubscriptionsResponse.pb()
@@ -52,6 +52,7 @@ class Topic:
         publisher, subscriber = "/google.pubsub.v1.Publisher/", "/google.pubsub.v1.Subscriber/"
         self._publish = self._unary(publisher + "Publish", _Publish, api.PublishResponse.pb())
         self._create_topic = self._unary(publisher + "CreateTopic", _Topic, _Topic)
+        self._get_topic = self._unary(publisher + "GetTopic", _GetTopic, _Topic)
         self._create = self._unary(subscriber + "CreateSubscription", _Subscription, _Subscription)
         self._get = self._unary(subscriber + "GetSubscription", _Get, _Subscription)
         self._list = self._unary(subscriber + "ListSubscriptions", _List, _Listed)
@@ -82,6 +83,17 @@ class Topic:
         """Sends messages in one request; the future ends within PUBLISH_S."""
         request = _Publish(topic=self.name, messages=messages)
         return self._publish.future(request, timeout=PUBLISH_S, metadata=_routed("topic", self.name))
+
+    def is_there(self) -> bool:
+        """Whether the topic exists."""
+        request = _GetTopic(topic=self.name)
+        try:
+            self._get_topic(request, timeout=CALL_S, metadata=_routed("topic", self.name))
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                return False
+            raise
+        return True
 
     def create(self) -> None:
         """Makes the topic; harmless where it is there."""
