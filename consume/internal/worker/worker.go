@@ -73,6 +73,9 @@ type Worker struct {
 	mode  atomic.Int32
 	woken chan struct{}
 	gone  atomic.Bool
+	// asking lives while new tasks are wanted: a store that does not answer must not keep the worker from ending its programs.
+	asking     context.Context
+	stopAsking context.CancelFunc
 
 	plans    map[string]*attempt.Plan
 	queue    []wire.Claim
@@ -108,6 +111,7 @@ var (
 // Init makes it ready; to be called once, before anything else.
 func (w *Worker) Init() {
 	w.woken = make(chan struct{}, 1)
+	w.asking, w.stopAsking = context.WithCancel(context.Background())
 	w.ended = make(chan *task, batchTasks)
 	w.plans = map[string]*attempt.Plan{}
 	w.running = map[string]*task{}
@@ -139,6 +143,9 @@ func (w *Worker) raise(mode Mode) {
 }
 
 func (w *Worker) wake() {
+	if w.current() != Serving {
+		w.stopAsking()
+	}
 	select {
 	case w.woken <- struct{}{}:
 	default:
@@ -147,7 +154,8 @@ func (w *Worker) wake() {
 
 func (w *Worker) current() Mode { return Mode(w.mode.Load()) }
 
-// Run serves until it is over. The error is one for which trying again soon does not help; claims are left for others to find then.
+// Run serves until it is over. The error is one for which trying again soon does not help; claims are left for others to find then. While
+// programs run, a store that cannot be reached is no such error: those that ran for hours are not to suffer for it.
 func (w *Worker) Run(ctx context.Context) error {
 	if err := os.MkdirAll(w.Work, 0o700); err != nil {
 		return fmt.Errorf("make the folder for scratch directories: %w", err)
@@ -194,16 +202,24 @@ func (w *Worker) serve(ctx context.Context) error {
 			w.startQueued(ctx)
 			if w.wanted() > 0 && !now.Before(nextClaim) {
 				got, err := w.claim(ctx)
-				if err != nil {
-					return err
-				}
 				if got > 0 {
 					poll, idleSince = leastPoll, time.Time{}
 					continue
 				}
-				wait, pending, err := w.due(ctx)
-				if err != nil {
+				var wait time.Duration
+				var pending bool
+				if err == nil {
+					wait, pending, err = w.due()
+				}
+				if w.current() != Serving {
+					continue
+				}
+				if err != nil && (len(w.running)+len(w.finishes) == 0 || Hopeless(err)) {
 					return err
+				}
+				if err != nil {
+					w.Log.Warn("look for tasks", "error", err)
+					wait, pending = 0, true
 				}
 				idle := len(w.running) == 0 && len(w.queue) == 0 && len(w.finishes) == 0
 				if idle && !pending && w.UntilEmpty {
@@ -331,7 +347,7 @@ func (w *Worker) wanted() int {
 }
 
 func (w *Worker) claim(ctx context.Context) (int, error) {
-	claims, err := w.Store.Claim(ctx, w.Worker.ID, w.Worker.Pool, w.wanted(), time.Now().UnixMilli())
+	claims, err := w.Store.Claim(w.asking, w.Worker.ID, w.Worker.Pool, w.wanted(), time.Now().UnixMilli())
 	if err != nil {
 		return 0, fmt.Errorf("claim: %w", err)
 	}
@@ -341,8 +357,8 @@ func (w *Worker) claim(ctx context.Context) (int, error) {
 }
 
 // due says when the next task of the pool may be claimed, and whether any is pending.
-func (w *Worker) due(ctx context.Context) (time.Duration, bool, error) {
-	at, pending, err := w.Store.NextDue(ctx, w.Worker.Pool)
+func (w *Worker) due() (time.Duration, bool, error) {
+	at, pending, err := w.Store.NextDue(w.asking, w.Worker.Pool)
 	if err != nil {
 		return 0, false, fmt.Errorf("look for the next task: %w", err)
 	}

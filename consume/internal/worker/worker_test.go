@@ -7,11 +7,13 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -339,5 +341,58 @@ func until(t *testing.T, true func() bool) {
 		if time.Now().After(deadline) {
 			t.Fatal("waited for 20 s")
 		}
+	}
+}
+
+// away is a store that stops answering after its first claim.
+type away struct {
+	*memory.Store
+	claims atomic.Int32
+	err    error // nil: claims wait as long as they are let
+}
+
+func (a *away) Claim(ctx context.Context, worker, pool string, most int, nowMS int64) ([]wire.Claim, error) {
+	switch {
+	case a.claims.Add(1) == 1:
+		return a.Store.Claim(ctx, worker, pool, most, nowMS)
+	case a.err != nil:
+		return nil, a.err
+	}
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// TestAStoreThatIsAwayEndsNoProgram: what runs is finished and recorded; an idle worker gives up, with an error.
+func TestAStoreThatIsAwayEndsNoProgram(t *testing.T) {
+	s := newSite(t)
+	job := s.add(nil, map[string]any{"command": "sleep 1; echo whole > done"})
+	gone := errors.New("cannot be reached")
+	w := s.worker(func(w *Worker) { w.Store = &away{Store: s.store, err: gone} })
+	if err := w.Run(t.Context()); !errors.Is(err, gone) {
+		t.Errorf("got %v", err)
+	}
+	if task := s.task(job, 1); task.State != wire.Succeeded {
+		t.Errorf("got %+v", task)
+	}
+}
+
+// TestAStoreThatDoesNotAnswerDelaysNoStop: programs are ended at once though a claim is still being asked for.
+func TestAStoreThatDoesNotAnswerDelaysNoStop(t *testing.T) {
+	s := newSite(t)
+	job := s.add(nil, map[string]any{"command": "sleep 60"})
+	store := &away{Store: s.store}
+	w := s.worker(func(w *Worker) { w.Store = store })
+	began := time.Now()
+	go func() {
+		for store.claims.Load() < 2 {
+			time.Sleep(10 * time.Millisecond)
+		}
+		w.Stop()
+	}()
+	if err := w.Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if task := s.task(job, 1); task.State != wire.Pending || time.Since(began) > 20*time.Second {
+		t.Errorf("after %s: %+v", time.Since(began), task)
 	}
 }

@@ -44,6 +44,8 @@ CHANNEL = (
     # A driver may wait for hours without a call: a connection that a firewall dropped meanwhile is noticed.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
+    # After minutes of failures gRPC would wait two more before it connects again.
+    ("grpc.max_reconnect_backoff_ms", 5_000),
 )
 
 

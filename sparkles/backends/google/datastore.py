@@ -105,6 +105,11 @@ class Datastore:
         self.pool.shutdown(wait=False, cancel_futures=True)
         self._channel.close()
 
+    @property
+    def answers_for_s(self) -> float:
+        """For how long it has answered without a gap, as far as this client has seen."""
+        return self._patience.answers_for_s()
+
     # Reading
 
     def check(self) -> None:

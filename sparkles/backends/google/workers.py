@@ -74,7 +74,8 @@ class Workers:
 
     def dead_workers(self, lease_s: float) -> list[Worker]:
         """Those whose heartbeat stands still: by the server's own times where it has them, else as long as this process has watched it
-        (docs/wire.md). Two machines' clocks are never compared."""
+        (docs/wire.md). Two machines' clocks are never compared. Nobody is dead until the service has answered for a whole lease after
+        it was away: no heartbeat could reach it meanwhile."""
         dead = []
         now = time.monotonic()
         with self._lock:
@@ -88,7 +89,7 @@ class Workers:
                 age_s = entity.age_s if entity.age_s is not None else now - since
                 if age_s > lease_s:
                     dead.append(worker)
-        return dead
+        return dead if self._datastore.answers_for_s > lease_s else []
 
     def claims_of(self, workers: set[str]) -> list[tuple[ShardDocument, int]]:
         """The current claims of workers, as (shard, index)."""

@@ -3,13 +3,16 @@ package datastore
 import (
 	"context"
 	"fmt"
+	"math"
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
 	pb "cloud.google.com/go/datastore/apiv1/datastorepb"
 	"google.golang.org/api/option"
 	transport "google.golang.org/api/transport/grpc"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
@@ -33,6 +36,10 @@ const (
 	leastPause   = 50 * time.Millisecond
 	mostPause    = 2 * time.Second
 	resolveAfter = 5 * time.Second
+
+	gap = 5 * time.Second
+	// mostReconnect: after minutes of failures gRPC would wait two more before it connects again.
+	mostReconnect = 5 * time.Second
 )
 
 // Options say where the store is.
@@ -44,6 +51,8 @@ type Options struct {
 	EmulatorHost string
 	// Patience is how long a call is tried again before it fails, where trying again can help; 0: 5 minutes.
 	Patience time.Duration
+	// Gap is after how long an answer shows that the service was away, so that nobody's heartbeat could reach it; 0: 5 seconds.
+	Gap time.Duration
 	// Dial is added to the connection's options.
 	Dial []grpc.DialOption
 }
@@ -65,6 +74,8 @@ type client struct {
 	options    Options
 	connection *grpc.ClientConn
 	service    pb.DatastoreClient
+	// backSince is when a call was last answered after a gap; nil: none was.
+	backSince atomic.Pointer[time.Time]
 }
 
 func dial(ctx context.Context, options Options) (*client, error) {
@@ -74,9 +85,15 @@ func dial(ctx context.Context, options Options) (*client, error) {
 	if options.Patience == 0 {
 		options.Patience = patience
 	}
+	if options.Gap == 0 {
+		options.Gap = gap
+	}
 	alive := grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second})
 	size := grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(messageBytes))
-	dialing := append([]grpc.DialOption{alive, size}, options.Dial...)
+	again := backoff.DefaultConfig
+	again.MaxDelay = mostReconnect
+	reconnect := grpc.WithConnectParams(grpc.ConnectParams{Backoff: again, MinConnectTimeout: callTime})
+	dialing := append([]grpc.DialOption{alive, size, reconnect}, options.Dial...)
 	var connection *grpc.ClientConn
 	var err error
 	if options.EmulatorHost != "" {
@@ -92,7 +109,7 @@ func dial(ctx context.Context, options Options) (*client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to Datastore of project %s: %w", options.Project, err)
 	}
-	return &client{options, connection, pb.NewDatastoreClient(connection)}, nil
+	return &client{options: options, connection: connection, service: pb.NewDatastoreClient(connection)}, nil
 }
 
 func (c *client) key(kind, name string) *pb.Key {
@@ -124,6 +141,10 @@ func (c *client) trying(ctx context.Context, what string, call func(ctx context.
 	for {
 		err := c.once(ctx, call)
 		if err == nil {
+			if time.Since(began) > c.options.Gap {
+				now := time.Now()
+				c.backSince.Store(&now)
+			}
 			return nil
 		}
 		if ctx.Err() != nil || !retryable(status.Code(err)) || time.Since(began)+pause > c.options.Patience {
@@ -134,6 +155,14 @@ func (c *client) trying(ctx context.Context, what string, call func(ctx context.
 		}
 		pause = min(2*pause, mostPause)
 	}
+}
+
+// answersFor is how long the service has answered without a gap, as far as this client has seen.
+func (c *client) answersFor() time.Duration {
+	if since := c.backSince.Load(); since != nil {
+		return time.Since(*since)
+	}
+	return math.MaxInt64
 }
 
 func (c *client) once(ctx context.Context, call func(ctx context.Context) error) error {

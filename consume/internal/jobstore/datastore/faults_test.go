@@ -280,6 +280,38 @@ func TestAClaimerThatDiesInTheMiddleLosesNothing(t *testing.T) {
 	}
 }
 
+// TestNobodyIsDeadBeforeTheServiceHasAnsweredForALease: while it was away no heartbeat could reach it.
+func TestNobodyIsDeadBeforeTheServiceHasAnsweredForALease(t *testing.T) {
+	s := newScene(t, 1, 1)
+	var away atomic.Bool
+	s.options.Gap = 400 * time.Millisecond
+	store := open(t, s.options, s.objects, faulty(func(_ context.Context, _ string, send func() error) error {
+		if away.Swap(false) {
+			time.Sleep(500 * time.Millisecond)
+		}
+		return send()
+	}))
+	const lease = time.Second
+	if _, err := store.HealDead(t.Context(), time.Hour, 0); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(lease)
+	away.Store(true)
+	if healed, err := store.HealDead(t.Context(), lease, 0); err != nil || len(healed) != 0 {
+		t.Fatalf("got %v, %v", healed, err)
+	}
+	if rows, err := store.rows(t.Context()); err != nil || len(rows) != 2 {
+		t.Fatalf("got %v, %v", rows, err)
+	}
+	time.Sleep(lease)
+	if _, err := store.HealDead(t.Context(), lease, 0); err != nil {
+		t.Fatal(err)
+	}
+	if rows, err := store.rows(t.Context()); err != nil || len(rows) != 0 {
+		t.Errorf("got %v, %v", rows, err)
+	}
+}
+
 // TestAnErrorThatCannotPassIsToldAtOnce and says what was asked for.
 func TestAnErrorThatCannotPassIsToldAtOnce(t *testing.T) {
 	s := newScene(t, 1, 1)

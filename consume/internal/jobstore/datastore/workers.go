@@ -224,7 +224,7 @@ func (s *Store) HealDead(ctx context.Context, lease time.Duration, nowMS int64) 
 }
 
 // stoodStill is the workers whose lease is over: by the server's own times where it has them, else by how long this process saw the same
-// beat. Two machines' clocks are never compared.
+// beat. Two machines' clocks are never compared. Nobody is dead until the service has answered for a whole lease after it was away.
 func (s *Store) stoodStill(rows []row, lease time.Duration) map[string]string {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
@@ -246,6 +246,9 @@ func (s *Store) stoodStill(rows []row, lease time.Duration) map[string]string {
 		}
 	}
 	s.beats = seen
+	if s.client.answersFor() <= lease {
+		clear(dead)
+	}
 	return dead
 }
 
