@@ -245,7 +245,7 @@ func TestAKilledTaskIsEnded(t *testing.T) {
 func TestAStoppedWorkerGivesItsTasksBack(t *testing.T) {
 	s := newSite(t)
 	folder := t.TempDir()
-	job := s.add(nil, map[string]any{"command": "touch " + folder + "/started; trap 'touch " + folder + "/told; exit 1' TERM; sleep 60 & wait"}, map[string]any{"command": "sleep 60"}, map[string]any{"command": "sleep 60"})
+	job := s.add(nil, map[string]any{"command": "trap 'touch " + folder + "/told; exit 1' TERM; touch " + folder + "/started; sleep 60 & wait"}, map[string]any{"command": "sleep 60"}, map[string]any{"command": "sleep 60"})
 	w := s.worker(func(w *Worker) { w.CPU = 2 })
 	done := make(chan error, 1)
 	go func() { done <- w.Run(context.Background()) }()
