@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import random
+import shlex
 import signal
 import sys
 import time
@@ -72,9 +73,8 @@ def sites(tmp_path):
     """Makes sites; ends what is left of them."""
     made = []
 
-    def make(name="site"):
-        folder = tmp_path / name
-        made.append(CloudSite(folder, FILES))
+    def make(name="site", **variables):
+        made.append(CloudSite(tmp_path / name, FILES, **variables))
         return made[-1]
 
     yield make
@@ -185,3 +185,107 @@ def test_programs_that_outlive_driver_and_worker_are_ended_before_their_tasks_ru
     assert "died: 2 lost" in said
     assert all(len(attempts) <= 2 for attempts in site.attempts().values())
     check(site, undisturbed[0])
+
+
+def states(site):
+    """(state, tries, losses) of every task."""
+    return sorted(
+        (task.state, task.tries, task.losses) for job in site.store.list_jobs() for task in site.store.list_tasks(job.id)
+    )
+
+
+def start_slow(site, seconds):
+    """Starts a run whose tasks take so long, and waits for the first two."""
+    site.variables["SLOW"] = str(seconds)
+    command = site.background("run", "workflow.lua")
+    site.until(lambda: len(site.task_groups()) == 2, "two running tasks")
+    del site.variables["SLOW"]
+    return command
+
+
+def test_ctrl_c_lets_running_tasks_finish(sites, undisturbed):
+    site = sites()
+    command = start_slow(site, 1.5)
+    command.process.send_signal(signal.SIGINT)
+    said = command.end(130)
+    assert "running tasks finish and are recorded" in said
+    assert "resume with: sparkles run workflow.lua" in said
+    assert [each.what for each in site.said()].count("ends") == 2
+    assert states(site) == [("pending", 0, 0)] * 3 + [("succeeded", 1, 0)] * 2
+    gone(site)
+    before = site.succeeded()
+    site.finish()
+    check(site, undisturbed[0], before)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "code"), [((signal.SIGINT, signal.SIGINT), 130), ((signal.SIGTERM,), 143)], ids=["Ctrl-C twice", "SIGTERM"]
+)
+def test_running_tasks_are_ended_and_keep_their_budgets(sites, undisturbed, numbers, code):
+    site = sites()
+    command = start_slow(site, 60)
+    for number in numbers:
+        command.process.send_signal(number)
+        time.sleep(0.3)
+    said = command.end(code, timeout_s=15)
+    assert "resume with: sparkles run workflow.lua" in said
+    assert "ends" not in [each.what for each in site.said()]
+    assert states(site) == [("pending", 0, 0)] * 5
+    assert sorted(each.failure for attempts in site.attempts().values() for each in attempts) == ["preempted"] * 2
+    gone(site)
+    site.finish()
+    check(site, undisturbed[0])
+
+
+def test_a_hang_up_leaves_running_tasks_to_the_worker(sites, undisturbed):
+    site = sites()
+    command = start_slow(site, 2)
+    command.process.send_signal(signal.SIGHUP)
+    assert "running tasks are finished and recorded" in command.end(129, timeout_s=15)
+    gone(site)
+    assert states(site) == [("pending", 0, 0)] * 3 + [("succeeded", 1, 0)] * 2
+    before = site.succeeded()
+    site.finish()
+    check(site, undisturbed[0], before)
+
+
+@pytest.mark.parametrize(
+    ("service", "flags", "notices"),
+    [
+        ("firestore", (), "this worker's row is gone"),
+        ("datastore", ("--beat", "1h", "--look", "1h"), '"recorded":false'),
+    ],
+    ids=["it looks", "it records"],
+)
+def test_a_worker_that_stood_still_longer_than_its_lease_has_lost_its_tasks(sites, service, flags, notices):
+    """Workers started by hand, so that no driver ends it: the other one takes its tasks. When it goes on it ends what it runs, or, where it
+    does not look first, what it wants to record is refused."""
+    site = sites(service=service, SPARKLES_FLEET="none")
+    driver = site.background("run", "workflow.lua")
+    driver.wait_for("start workers by hand")
+    told = next(line for line in driver.stderr.splitlines() if "by hand" in line)
+    arguments = shlex.split(told.partition(": consume ")[2].replace("(default)", "'(default)'"))
+
+    def worker(name, *more, **env):
+        told = ["--id", name, "--work", str(site.folder / name), "--lease", "2s", "--cpu", "2"]
+        return site.background(*arguments, *told, *more, env=env, program=(site.variables["SPARKLES_CONSUME"],))
+
+    frozen = worker("w-frozen", *flags, SLOW="1.5")
+    site.until(lambda: len(site.task_groups()) == 2, "two running tasks")
+    stopped = site.workers()
+    site.signal(signal.SIGSTOP, *stopped)
+    other = worker("w-other")
+    other.wait_for("worker w-frozen stood still: 0 finished but not yet recorded, 2 lost")
+    site.until(lambda: sum(each.attempt == 2 for each in site.said()) >= 2, "the second attempts")
+    site.signal(signal.SIGCONT, *stopped)
+    frozen.wait_for(notices)
+    driver.end()
+    for command in (frozen, other):
+        command.process.terminate()
+        command.process.wait(30)
+    assert '"recorded":true' not in frozen.stderr
+    job = next(job.id for job in site.store.list_jobs() if job.id.startswith("one-"))
+    ended = [[(each.ref.attempt, str(each.worker), each.failure) for each in found] for found in site.attempts().values()]
+    assert sorted(each for each in ended if len(each) == 2) == [[(1, "w-frozen", "lost"), (2, "w-other", None)]] * 2
+    assert sum(job == task for task, _, attempt in site.succeeded() if attempt == 2) == 2
+    gone(site)

@@ -30,8 +30,8 @@ class Said(NamedTuple):
 class CloudSite(CloudProject):
     """A project whose tasks write to a file what they do. `files` are copied into it; `variables` go before the usual ones."""
 
-    def __init__(self, folder: Path, files: Iterable[Path] = (), **variables: str) -> None:
-        super().__init__(folder, **{"TRACE": str(folder / "trace"), "SPARKLES_LOCAL_CPU": "2", **variables})
+    def __init__(self, folder: Path, files: Iterable[Path] = (), service: str = "datastore", **variables: str) -> None:
+        super().__init__(folder, service, **{"TRACE": str(folder / "trace"), "SPARKLES_LOCAL_CPU": "2", **variables})
         (folder / "trace").mkdir()
         for file in files:
             shutil.copy(file, folder / file.name)
