@@ -20,6 +20,7 @@ from pathlib import Path
 from sparkles.backends.clock import SystemClock
 from sparkles.backends.local import process
 from sparkles.backends.local.blobs import DirectoryBlobs
+from sparkles.backends.local.cgroup import own_group
 from sparkles.backends.local.db import open_state
 from sparkles.backends.local.job_store import SqliteJobStore
 from sparkles.backends.local.notifier import FifoNotifier
@@ -114,15 +115,9 @@ def machine() -> Amount:
     """The cores that this process may use and the memory of this machine, or of the container that it is in."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            with open(path, encoding="ascii") as file:
-                text = file.read().strip()
-        except OSError:
-            continue
-        if text.isdigit():
-            memory = min(memory, int(text))
-    return Amount(float(cores), memory)
+    group = own_group()
+    limit = group.limit() if group is not None else 0
+    return Amount(float(cores), min(memory, limit) if limit else memory)
 
 
 def say(line: str) -> None:

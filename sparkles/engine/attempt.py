@@ -143,9 +143,10 @@ def keep_spare(folder: str, spares: list[str]) -> None:
     """
     work = folder + "/work"
     try:
-        found = os.stat(work)
+        found = os.lstat(work)
         with os.scandir(work) as entries:
             pristine = next(entries, None) is None
+        # A link to an empty folder has another mode.
         if pristine and found.st_mode == _scratch_mode() and found.st_uid == os.geteuid() and not _marked(work):
             spares.append(work)
             return

@@ -12,6 +12,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
+from signal import SIGKILL
 
 import msgspec
 
@@ -36,9 +37,11 @@ def judge(ended: Ended, spec: JobSpec, memory_bytes: int) -> tuple[FailureClass 
         used = size(ended.peak_memory_bytes or 0)
         return FailureClass.OOM, f"used {used} of memory where {size(memory_bytes)} were asked for, and was ended"
     if ended.cause is Cause.KERNEL_OOM:
-        asked = f"{size(memory_bytes)} were asked for" if memory_bytes else "no limit was set"
-        used = f"; it had used {size(ended.peak_memory_bytes)}" if ended.peak_memory_bytes else ""
-        return FailureClass.OOM, f"ended by the kernel because memory ran out ({asked}{used})"
+        why = _ran_out(ended.limit_bytes, memory_bytes, ended.peak_memory_bytes or 0)
+        if ended.exit_code is not None and ended.exit_code != 128 + SIGKILL:
+            reason = f"exited with code {ended.exit_code} after the kernel ended one of its processes because {why}"
+            return FailureClass.OOM, reason
+        return FailureClass.OOM, f"ended by the kernel because {why}"
     if ended.exit_code is None:
         name = signal_name(ended.signal)
         return FailureClass.EXIT, f"ended by signal {ended.signal}" + (f" ({name})" if name else "")
@@ -52,6 +55,14 @@ def judge(ended: Ended, spec: JobSpec, memory_bytes: int) -> tuple[FailureClass 
     elif 128 < ended.exit_code <= 128 + 64:
         hint = f" (128 + {ended.exit_code - 128} from a shell: a command was ended by signal {ended.exit_code - 128})"
     return FailureClass.EXIT, f"exited with code {ended.exit_code}{hint}"
+
+
+def _ran_out(limit: int, asked: int, peak: int) -> str:
+    """Which memory ran out, and what the task had asked for and used."""
+    which = f"the {size(limit)} of memory of its container or control group" if limit else "the machine's memory"
+    wanted = f"{size(asked)} were asked for" if asked else "none was asked for"
+    used = f"; it had used {size(peak)}" if peak else ""
+    return f"{which} ran out ({wanted}{used})"
 
 
 def read_results(folder: str) -> str | None:
@@ -69,6 +80,8 @@ def read_results(folder: str) -> str | None:
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise AttemptFailed(FailureClass.OUTPUT, "results.json is a symbolic link; expected a plain file") from None
+        if error.errno == errno.ENXIO:  # a socket
+            raise AttemptFailed(FailureClass.OUTPUT, "results.json is not a plain file; expected a plain file") from None
         raise AttemptFailed(FailureClass.OUTPUT, f"results.json cannot be read: {os.strerror(error.errno or 0)}") from error
     try:
         facts = os.fstat(descriptor)
@@ -95,9 +108,10 @@ def collect_outputs(spec: JobSpec, claim: Claim, folder: str, blobs: Workspace) 
     A pattern without wildcards names a file whatever it is; wildcards pass over the task's own inputs and over links.
 
     Raises:
-        AttemptFailed: output, where a required pattern matched nothing or a link leads out; disk.
+        AttemptFailed: output, where a required pattern matched nothing or something leads out; disk.
     """
     work = folder + "/work"
+    _check_own(folder)
     inputs = {file.dst for file in claim.spec.files}
     found: dict[str, str] = {}
     listing: list[str] | None = None
@@ -145,14 +159,16 @@ def changed_inputs(claim: Claim, blobs: Workspace) -> str:
 
 
 def log_tail(folder: str) -> str:
-    """The last lines of the log as text for people, without reading the rest."""
+    """The last lines of the log as text for people, without reading the rest; "" where the task put something else in its place."""
     try:
-        descriptor = os.open(folder + "/output.log", os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(folder + "/output.log", os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return ""
     try:
-        length = os.fstat(descriptor).st_size
-        data = os.pread(descriptor, TAIL_BYTES, max(0, length - TAIL_BYTES))
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            return ""
+        data = os.pread(descriptor, TAIL_BYTES, max(0, facts.st_size - TAIL_BYTES))
     finally:
         os.close(descriptor)
     return tail_text(data)
@@ -237,6 +253,15 @@ def _walk(top: str, below: str = "") -> Iterator[str]:
             yield from _walk(top, name)
         elif entry.is_file(follow_symlinks=False) or (entry.is_symlink() and _inside(top, name)):
             yield name
+
+
+def _check_own(folder: str) -> None:
+    """Refuses a link in the place of the scratch directory or of the attempt's folder: collecting moves files, and those there are not
+    the task's."""
+    real = os.path.join(os.path.realpath(os.path.dirname(folder)), os.path.basename(folder), "work")
+    if os.path.lexists(real) and os.path.realpath(real) != real:
+        reason = "the scratch directory is a link now, and outputs are taken from the directory that the task was given"
+        raise AttemptFailed(FailureClass.OUTPUT, reason)
 
 
 def _inside(work: str, name: str) -> bool:

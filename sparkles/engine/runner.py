@@ -50,7 +50,8 @@ class Launch(msgspec.Struct, frozen=True, gc=False):
 
 class Ended(msgspec.Struct, frozen=True, gc=False):
     """How a program ended. `exit_code` is None where `signal` ended it; `peak_memory_bytes` is None where it ended too soon to be
-    measured."""
+    measured. With KERNEL_OOM, `limit_bytes` is what this worker's control group may use; 0: no limit, so that the machine's memory ran
+    out."""
 
     handle: int
     exit_code: int | None
@@ -59,6 +60,7 @@ class Ended(msgspec.Struct, frozen=True, gc=False):
     seconds: float
     cpu_s: float
     peak_memory_bytes: int | None
+    limit_bytes: int = 0
 
 
 class StartFailed(Exception):

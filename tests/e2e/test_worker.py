@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -14,10 +13,9 @@ import msgspec
 import pytest
 
 from sparkles.backends.local import process
-from sparkles.model import Counts, InputFile, JobSpec, OutputGlob, Resources, RetryPolicy, TaskSpec, TaskState
+from sparkles.model import Counts, InputFile, OutputGlob, Resources, RetryPolicy, TaskSpec, TaskState
+from tests.support import failure_classes
 from tests.support.worker import Place, until
-
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "failure_classes.json").read_text())
 
 
 @pytest.fixture
@@ -32,36 +30,29 @@ def place(tmp_path):
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    """Every row of the table, run by one worker: {name: (task, attempts)}."""
-    place = Place(tmp_path_factory.mktemp("golden") / ".sparkles")
-    ids = {}
-    for number, row in enumerate(GOLDEN):
-        spec = msgspec.convert({"name": f"job{number}", **row.get("spec", {})}, JobSpec)
-        task = msgspec.convert({"command": row["command"], **row.get("task", {})}, TaskSpec)
-        fields = {name: getattr(spec, name) for name in JobSpec.__struct_fields__ if name != "name"}
-        ids[row["name"]] = place.add(spec.name, [task], **fields)
-    place.serve()
-    found = {name: (place.task(job), place.jobs.list_attempts(job, 1)) for name, job in ids.items()}
-    place.close()
-    return found
+    """What became of every row of the table, by its name."""
+    return failure_classes.outcomes(tmp_path_factory.mktemp("golden"))
 
 
-@pytest.mark.parametrize("row", GOLDEN, ids=[row["name"] for row in GOLDEN])
+@pytest.mark.parametrize("row", failure_classes.ROWS, ids=[row["name"] for row in failure_classes.ROWS])
 def test_failure_class(outcomes, row):
-    task, attempts = outcomes[row["name"]]
-    expected = row["expected"]
-    last = attempts[-1]
-    assert (task.state, last.failure, len(attempts)) == (expected["state"], expected["failure"], expected["attempts"]), last
-    assert (last.exit_code, last.signal) == (expected["exit_code"], expected["signal"])
-    assert expected["reason"] in last.reason
-    assert bool(last.reason) == (expected["state"] == "failed")
-    assert (task.failure, task.exit_code) == (last.failure, last.exit_code)
+    found, expected = outcomes[row["name"]], row["expected"]
+    for name in ("state", "failure", "attempts", "exit_code", "signal"):
+        assert found[name] == expected[name], found
+    assert expected["reason"] in found["reason"]
+    assert bool(found["reason"]) == (expected["state"] == "failed")
+    assert (found["task_failure"], found["task_exit_code"]) == (found["failure"], found["exit_code"])
+    assert found["seconds"] < expected.get("seconds", 60)
+    assert found["log_bytes"] == expected.get("log_bytes", found["log_bytes"])
+    assert found["left"] == 0
+    if found.get("kernel"):
+        assert "ended by the kernel" in found["reason"]
 
 
 def test_a_binary_log_gives_a_printable_tail(outcomes):
-    _, (attempt,) = outcomes["binary output"]
-    assert attempt.tail.endswith("red")
-    assert not any(ord(character) < 32 or 127 <= ord(character) < 160 for character in attempt.tail if character not in "\n\t")
+    tail = outcomes["binary output"]["tail"]
+    assert tail.endswith("red")
+    assert not any(ord(character) < 32 or 127 <= ord(character) < 160 for character in tail if character not in "\n\t")
 
 
 # What a task finds and leaves
@@ -189,6 +180,7 @@ def test_a_secret_is_passed_on_and_not_stored(place):
 
 def test_a_scratch_directory_is_fresh_whatever_was_done_to_the_last_one(place):
     commands = ["touch left .hidden", "chmod 0500 .", "mkdir d; chmod 0 d", "true", "rmdir ../work", "true"]
+    commands.append("cd ..; rmdir work; mkdir away; ln -s away work")
     check = 'test -z "$(ls -A)" && test "$(stat -c %a .)" = "$(printf %o $((0777 & ~$(umask))))" || { ls -la; exit 9; }; '
     job = place.add("fresh", [check + command for command in commands * 5])
     place.serve("--cpu", "1")

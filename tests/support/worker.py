@@ -91,7 +91,7 @@ class Place:
         """Runs a worker until nothing is pending; its log where that failed."""
         child = self.start(*options, until_empty=True, **more)
         code = child.wait(60)
-        assert code == 0, (self.state / f"{worker_id(child)}.log").read_text()
+        assert code == 0, f"exit code {code}: {(self.state / f'{worker_id(child)}.log').read_text()}"
 
     def running(self, job, index=1):
         """Waits until the task's program has said something in its log."""

@@ -98,8 +98,8 @@ def test_sizes_for_people(count, text):
 # Verdicts
 
 
-def ended(exit_code=0, signal=0, cause=Cause.NONE, peak=0):
-    return Ended(1, None if signal else exit_code, signal, cause, 1.0, 0.5, peak)
+def ended(exit_code=0, signal=0, cause=Cause.NONE, peak=0, limit=0):
+    return Ended(1, None if signal else exit_code, signal, cause, 1.0, 0.5, peak, limit)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,22 @@ def ended(exit_code=0, signal=0, cause=Cause.NONE, peak=0):
             FailureClass.OOM,
             "used 3 GiB of memory where 1 GiB were asked for",
         ),
-        (ended(signal=9, cause=Cause.KERNEL_OOM), FailureClass.OOM, "ended by the kernel because memory ran out"),
+        (
+            ended(signal=9, cause=Cause.KERNEL_OOM),
+            FailureClass.OOM,
+            "ended by the kernel because the machine's memory ran out (1 GiB were asked for)",
+        ),
+        (
+            ended(137, cause=Cause.KERNEL_OOM, peak=GIB, limit=2 * GIB),
+            FailureClass.OOM,
+            "ended by the kernel because the 2 GiB of memory of its container or control group ran out"
+            " (1 GiB were asked for; it had used 1 GiB)",
+        ),
+        (
+            ended(1, cause=Cause.KERNEL_OOM, limit=2 * GIB),
+            FailureClass.OOM,
+            "exited with code 1 after the kernel ended one of its processes because the 2 GiB of memory",
+        ),
     ],
 )
 def test_how_a_program_ended_gives_class_and_sentence(end, failure, part):

@@ -9,7 +9,6 @@ import (
 	"regexp"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -79,12 +78,8 @@ func parseRun(args []string) (options, int) {
 	if o.beat == 0 {
 		o.beat = o.lease / 6
 	}
-	cores, memory := machine()
 	if o.cpu == 0 {
-		o.cpu = cores
-	}
-	if o.memory == 0 {
-		o.memory = memory
+		o.cpu = float64(runtime.NumCPU())
 	}
 	return o, -1
 }
@@ -130,26 +125,4 @@ func variable(name, fallback string) string {
 		return value
 	}
 	return fallback
-}
-
-// machine is the cores that this process may use, and the memory of this machine or of the container that it is in.
-func machine() (float64, int64) {
-	memory := int64(1) << 40
-	if data, err := os.ReadFile("/proc/meminfo"); err == nil {
-		for line := range strings.SplitSeq(string(data), "\n") {
-			if rest, found := strings.CutPrefix(line, "MemTotal:"); found {
-				if kilobytes, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 10, 64); err == nil {
-					memory = kilobytes * 1024
-				}
-			}
-		}
-	}
-	for _, path := range []string{"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"} {
-		if data, err := os.ReadFile(path); err == nil {
-			if limit, err := strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64); err == nil {
-				memory = min(memory, limit)
-			}
-		}
-	}
-	return float64(runtime.NumCPU()), memory
 }

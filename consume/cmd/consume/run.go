@@ -37,6 +37,9 @@ func supervised(args []string) int {
 	if code >= 0 {
 		return code
 	}
+	if o.memory == 0 {
+		o.memory = runner.MachineMemory()
+	}
 	return run(o)
 }
 

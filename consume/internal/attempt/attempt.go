@@ -235,6 +235,15 @@ func isFull(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, blobs.ErrFull)
 }
 
+// sentence is what the system says of an error, without the call and the path.
+func sentence(err error) string {
+	var number syscall.Errno
+	if errors.As(err, &number) {
+		return runner.ErrnoText(number)
+	}
+	return err.Error()
+}
+
 // failedCall is the failure that a refused system call means: disk where there is no space, else staging, with the path.
 func failedCall(err error, what string) *Failed {
 	where := ""
@@ -246,8 +255,8 @@ func failedCall(err error, what string) *Failed {
 		return &Failed{wire.FailureDisk, fmt.Sprintf("%s: no space is left%s", what, where)}
 	}
 	var number syscall.Errno
-	if errors.As(err, &number) {
-		return &Failed{wire.FailureStaging, fmt.Sprintf("%s: %s%s", what, runner.ErrnoText(number), where)}
+	if !errors.As(err, &number) {
+		where = ""
 	}
-	return &Failed{wire.FailureStaging, fmt.Sprintf("%s: %v", what, err)}
+	return &Failed{wire.FailureStaging, fmt.Sprintf("%s: %s%s", what, sentence(err), where)}
 }

@@ -39,15 +39,11 @@ func Judge(ended runner.Ended, spec wire.JobSpec, memory int64) (wire.FailureCla
 	case runner.Memory:
 		return wire.FailureOOM, fmt.Sprintf("used %s of memory where %s were asked for, and was ended", Size(peak), Size(memory))
 	case runner.KernelOOM:
-		asked := "no limit was set"
-		if memory > 0 {
-			asked = Size(memory) + " were asked for"
+		why := ranOut(ended.LimitBytes, memory, peak)
+		if code := ended.ExitCode; code != nil && *code != 128+int(syscall.SIGKILL) {
+			return wire.FailureOOM, fmt.Sprintf("exited with code %d after the kernel ended one of its processes because %s", *code, why)
 		}
-		used := ""
-		if peak > 0 {
-			used = "; it had used " + Size(peak)
-		}
-		return wire.FailureOOM, fmt.Sprintf("ended by the kernel because memory ran out (%s%s)", asked, used)
+		return wire.FailureOOM, "ended by the kernel because " + why
 	}
 	if ended.ExitCode == nil {
 		name := ""
@@ -69,6 +65,21 @@ func Judge(ended runner.Ended, spec wire.JobSpec, memory int64) (wire.FailureCla
 		hint = fmt.Sprintf(" (128 + %d from a shell: a command was ended by signal %d)", code-128, code-128)
 	}
 	return wire.FailureExit, fmt.Sprintf("exited with code %d%s", code, hint)
+}
+
+// ranOut says which memory ran out, and what the task had asked for and used.
+func ranOut(limit, asked, peak int64) string {
+	which, wanted, used := "the machine's memory", "none was asked for", ""
+	if limit > 0 {
+		which = "the " + Size(limit) + " of memory of its container or control group"
+	}
+	if asked > 0 {
+		wanted = Size(asked) + " were asked for"
+	}
+	if peak > 0 {
+		used = "; it had used " + Size(peak)
+	}
+	return fmt.Sprintf("%s ran out (%s%s)", which, wanted, used)
 }
 
 // short is a number as %g gives it in Python: at most six digits, without what is not needed.

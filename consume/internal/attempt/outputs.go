@@ -35,13 +35,15 @@ func (f *Folder) ReadResults() (*string, error) {
 		return nil, nil
 	case errors.Is(err, syscall.ELOOP):
 		return nil, refused("is a symbolic link; expected a plain file")
+	case errors.Is(err, syscall.ENXIO): // a socket
+		return nil, refused("is not a plain file; expected a plain file")
 	case err != nil:
-		return nil, refused("cannot be read: %v", err)
+		return nil, refused("cannot be read: %s", sentence(err))
 	}
 	defer file.Close()
 	facts, err := file.Stat()
 	if err != nil {
-		return nil, refused("cannot be read: %v", err)
+		return nil, refused("cannot be read: %s", sentence(err))
 	}
 	if facts.IsDir() {
 		return nil, refused("is a folder; expected a plain file")
@@ -54,7 +56,7 @@ func (f *Folder) ReadResults() (*string, error) {
 	}
 	data, err := io.ReadAll(io.LimitReader(file, resultsLimit+1))
 	if err != nil {
-		return nil, refused("cannot be read: %v", err)
+		return nil, refused("cannot be read: %s", sentence(err))
 	}
 	if !utf8.Valid(data) {
 		return nil, refused("is not JSON: it is not UTF-8")
@@ -72,9 +74,12 @@ func (f *Folder) ReadResults() (*string, error) {
 }
 
 // CollectOutputs stores what the task was to leave. A pattern without wildcards names a file whatever it is; wildcards pass over the task's own
-// inputs and over links out. The error is a *Failed: output, where a required pattern matched nothing or a link leads out; disk; staging.
+// inputs and over links out. The error is a *Failed: output, where a required pattern matched nothing or something leads out; disk; staging.
 func (f *Folder) CollectOutputs(ctx context.Context, store blobs.Blobs) ([]wire.Artifact, error) {
 	work := f.work()
+	if err := f.checkOwn(); err != nil {
+		return nil, err
+	}
 	inputs := map[string]bool{}
 	for _, file := range f.Claim.Spec.Files {
 		inputs[file.Dst] = true
@@ -137,6 +142,22 @@ func (f *Folder) CollectOutputs(ctx context.Context, store blobs.Blobs) ([]wire.
 	return artifacts, nil
 }
 
+// checkOwn refuses a link in the place of the scratch directory or of the attempt's folder: what is there is not the task's.
+func (f *Folder) checkOwn() error {
+	parent, err := filepath.EvalSymlinks(filepath.Dir(f.Path))
+	if err != nil {
+		return nil // nothing is left, so nothing is found
+	}
+	own := filepath.Join(parent, filepath.Base(f.Path), "work")
+	if _, err := os.Lstat(own); err != nil {
+		return nil
+	}
+	if real, err := filepath.EvalSymlinks(own); err != nil || real != own {
+		return &Failed{wire.FailureOutput, "the scratch directory is a link now, and outputs are taken from the directory that the task was given"}
+	}
+	return nil
+}
+
 // walk lists relative paths of the regular files below, in order; links to files inside count, no link to a folder is followed.
 func walk(top string) []string {
 	var found []string
@@ -183,10 +204,10 @@ func isFile(work, name string) (bool, error) {
 		return false, nil
 	}
 	real, err := filepath.EvalSymlinks(full)
-	if err != nil {
+	if err != nil && !leadsOut(full, root) {
 		return false, nil // a link to nothing
 	}
-	if !strings.HasPrefix(real, root+"/") {
+	if err != nil || !strings.HasPrefix(real, root+"/") {
 		return false, &Failed{wire.FailureOutput, fmt.Sprintf("output %s is a link that leads out of the scratch directory", name)}
 	}
 	if facts.Mode()&fs.ModeSymlink != 0 {
@@ -199,6 +220,25 @@ func isFile(work, name string) (bool, error) {
 		return false, &Failed{wire.FailureOutput, fmt.Sprintf("output %s is not a plain file", name)}
 	}
 	return true, nil
+}
+
+// leadsOut tells whether a link to what does not exist names a place outside root.
+func leadsOut(link, root string) bool {
+	for range 40 { // as many as the kernel follows
+		target, err := os.Readlink(link)
+		if err != nil {
+			break
+		}
+		if !filepath.IsAbs(target) {
+			target = filepath.Join(filepath.Dir(link), target)
+		}
+		link = target
+	}
+	folder, err := filepath.EvalSymlinks(filepath.Dir(link))
+	if err != nil {
+		folder = filepath.Dir(link)
+	}
+	return !strings.HasPrefix(folder+"/", root+"/")
 }
 
 // CompileGlob reads a pattern: * and ? stay within a folder, **/ is any number of folders, [ab], [!ab] a set of characters.

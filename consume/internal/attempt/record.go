@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"syscall"
 	"time"
 
 	"sparkles.dev/consume/internal/blobs"
@@ -81,15 +82,15 @@ func (f *Folder) record(
 	}
 }
 
-// tail gives the last lines of the log as text for people, without reading the rest.
+// tail gives the last lines of the log as text for people, without reading the rest; "" where the task put something else in its place.
 func (f *Folder) tail() string {
-	file, err := os.Open(f.LogPath())
+	file, err := os.OpenFile(f.LogPath(), os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
 	if err != nil {
 		return ""
 	}
 	defer file.Close()
 	facts, err := file.Stat()
-	if err != nil {
+	if err != nil || !facts.Mode().IsRegular() {
 		return ""
 	}
 	if _, err := file.Seek(max(0, facts.Size()-tailBytes), io.SeekStart); err != nil {

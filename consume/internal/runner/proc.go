@@ -130,11 +130,10 @@ func ownPeak() int64 {
 	return used.Maxrss
 }
 
-// oomKills counts processes that the kernel ended for want of memory: in this process's own cgroup where it says so (v2: memory.events, v1:
-// memory.oom_control), else on the machine.
-func oomKills() int64 {
-	for _, path := range []string{"/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"} {
-		if count, found := counter(path, "oom_kill"); found {
+// oomKills counts processes that the kernel ended for want of memory: in this process's own group where that says so, else on the machine.
+func (r *Runner) oomKills() int64 {
+	if r.group != nil {
+		if count, found := r.group.OOMKills(); found {
 			return count
 		}
 	}
@@ -142,6 +141,7 @@ func oomKills() int64 {
 	return count
 }
 
+// counter reads the number after a name in a file of such lines; kB after it is left to the caller.
 func counter(path, name string) (int64, bool) {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -149,7 +149,7 @@ func counter(path, name string) (int64, bool) {
 	}
 	for line := range strings.SplitSeq(string(data), "\n") {
 		if rest, found := strings.CutPrefix(line, name+" "); found {
-			count, err := strconv.ParseInt(strings.TrimSpace(rest), 10, 64)
+			count, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 10, 64)
 			return count, err == nil
 		}
 	}

@@ -11,8 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -50,6 +48,7 @@ type Launch struct {
 }
 
 // Ended is how a program ended. ExitCode is nil where Signal ended it; PeakMemoryBytes is nil where it ended too soon to be measured.
+// LimitBytes is what the control group of this process may use, where Cause is KernelOOM; 0: no limit, so that the machine's memory ran out.
 type Ended struct {
 	ExitCode        *int
 	Signal          int
@@ -57,20 +56,13 @@ type Ended struct {
 	Seconds         float64
 	CPUS            float64
 	PeakMemoryBytes *int64
+	LimitBytes      int64
 }
-
-// StartError says that a program could not be started. Code is the shell's for it: 127 not found, 126 not executable; 0 where the machine
-// refused.
-type StartError struct {
-	Code   int
-	Reason string
-}
-
-func (e *StartError) Error() string { return e.Reason }
 
 // Runner runs programs; it is safe for use by many goroutines.
 type Runner struct {
 	grace, sample time.Duration
+	group         *Cgroup
 
 	mu       sync.Mutex // held while a child is made or looked for, so that no look takes the end of one that is not known yet
 	programs map[int]*program
@@ -84,6 +76,7 @@ type program struct {
 	started     time.Time
 	memoryLimit int64
 	ooms        int64
+	shared      bool // others ran at the same time; under the runner's lock
 
 	mu     sync.Mutex
 	cause  Cause
@@ -96,7 +89,7 @@ type program struct {
 // New makes this process a subreaper. grace is between SIGTERM and SIGKILL; sample is how often memory is looked at.
 func New(grace, sample time.Duration) *Runner {
 	_ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-	r := &Runner{grace: grace, sample: sample, programs: map[int]*program{}, stop: make(chan struct{}), done: make(chan struct{})}
+	r := &Runner{grace: grace, sample: sample, group: OwnCgroup(), programs: map[int]*program{}, stop: make(chan struct{}), done: make(chan struct{})}
 	go r.watch()
 	return r
 }
@@ -157,7 +150,10 @@ func (r *Runner) start(launch Launch) (*program, error) {
 	for _, path := range candidates(launch) {
 		pid, err := syscall.ForkExec(path, launch.Argv, attr)
 		if err == nil {
-			p := &program{pid: pid, token: launch.Token, started: time.Now(), memoryLimit: launch.MemoryBytes, ooms: oomKills()}
+			p := &program{pid: pid, token: launch.Token, started: time.Now(), memoryLimit: launch.MemoryBytes, ooms: r.oomKills(), shared: len(r.programs) > 0}
+			for _, other := range r.programs {
+				other.shared = true
+			}
 			r.programs[pid] = p
 			return p, nil
 		}
@@ -170,59 +166,6 @@ func (r *Runner) start(launch Launch) (*program, error) {
 		}
 	}
 	return nil, startError(launch, failed)
-}
-
-// candidates gives the paths to try for the program's name, with the task's own PATH.
-func candidates(launch Launch) []string {
-	name := launch.Argv[0]
-	if strings.Contains(name, "/") {
-		return []string{name}
-	}
-	path := "/bin:/usr/bin"
-	for _, entry := range launch.Env {
-		if value, found := strings.CutPrefix(entry, "PATH="); found {
-			path = value
-			break
-		}
-	}
-	var found []string
-	for folder := range strings.SplitSeq(path, ":") {
-		found = append(found, filepath.Join(folder, name))
-	}
-	return found
-}
-
-func startError(launch Launch, err error) error {
-	name := launch.Argv[0]
-	var number syscall.Errno
-	if !errors.As(err, &number) {
-		return &StartError{Code: 126, Reason: fmt.Sprintf("the command cannot be executed: %v", err)}
-	}
-	switch number {
-	case syscall.ENOENT:
-		if strings.Contains(name, "/") {
-			path := name
-			if !filepath.IsAbs(path) {
-				path = filepath.Join(launch.Dir, name)
-			}
-			if _, err := os.Stat(path); err == nil {
-				return &StartError{Code: 127, Reason: name + " could not be started: the interpreter that its first line names does not exist"}
-			}
-			return &StartError{Code: 127, Reason: name + " was not found"}
-		}
-		return &StartError{Code: 127, Reason: name + " was not found in PATH"}
-	case syscall.EACCES, syscall.EPERM, syscall.ENOEXEC, syscall.EISDIR, syscall.ENOTDIR, syscall.ELOOP:
-		return &StartError{Code: 126, Reason: fmt.Sprintf("%s could not be executed: %s", name, ErrnoText(number))}
-	case syscall.E2BIG:
-		return &StartError{Code: 126, Reason: "the command and its environment are longer than the system allows: pass long values in files"}
-	}
-	return &StartError{Reason: "the program could not be started: " + ErrnoText(number)}
-}
-
-// ErrnoText is strerror(3): Go's texts begin with a small letter.
-func ErrnoText(number syscall.Errno) string {
-	text := number.Error()
-	return strings.ToUpper(text[:1]) + text[1:]
 }
 
 func (r *Runner) wait(p *program) Ended {
@@ -243,6 +186,7 @@ func (r *Runner) wait(p *program) Ended {
 		}
 	}
 	delete(r.programs, p.pid)
+	alone := !p.shared
 	r.mu.Unlock()
 
 	p.mu.Lock()
@@ -261,19 +205,36 @@ func (r *Runner) wait(p *program) Ended {
 	if peak > 0 {
 		ended.PeakMemoryBytes = &peak
 	}
-	killed := false
+	failed, killed := true, false
 	if status.Signaled() {
 		ended.Signal = int(status.Signal())
 		killed = status.Signal() == syscall.SIGKILL
 	} else {
 		code := status.ExitStatus()
 		ended.ExitCode = &code
-		killed = code == 128+int(syscall.SIGKILL)
+		failed, killed = code != 0, code == 128+int(syscall.SIGKILL)
 	}
-	if ended.Cause == Self && killed && oomKills() > p.ooms {
+	// A process that the kernel ended need not be the program itself: that may then fail in its own way. Which program's it was is known where
+	// none ran beside it.
+	if ended.Cause == Self && (killed || failed && alone) && r.oomKills() > p.ooms {
 		ended.Cause = KernelOOM
+		r.blame(&ended, alone)
 	}
 	return ended
+}
+
+// blame adds what the control group knows. Its peak counts the page cache as well, of which the kernel has given up what it could before it
+// ends a process: only then does it say what a program needs.
+func (r *Runner) blame(ended *Ended, alone bool) {
+	if r.group == nil {
+		return
+	}
+	ended.LimitBytes = r.group.Limit()
+	if used := r.group.Peak() - max(0, r.group.current()); ended.LimitBytes > 0 && alone && used > 0 {
+		if ended.PeakMemoryBytes == nil || used > *ended.PeakMemoryBytes {
+			ended.PeakMemoryBytes = &used
+		}
+	}
 }
 
 func seconds(t syscall.Timeval) float64 { return float64(t.Sec) + float64(t.Usec)/1e6 }

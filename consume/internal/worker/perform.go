@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"syscall"
 	"time"
 
 	"sparkles.dev/consume/internal/attempt"
@@ -115,8 +116,8 @@ func (w *Worker) follow(ctx context.Context, t *task) {
 			return
 		case <-ticker.C:
 		}
-		facts, err := os.Stat(t.folder.LogPath())
-		if err != nil || facts.Size() <= offset || facts.Size()-offset < pieceBytes && time.Since(last) < pieceEvery {
+		facts, err := os.Lstat(t.folder.LogPath())
+		if err != nil || !facts.Mode().IsRegular() || facts.Size() <= offset || facts.Size()-offset < pieceBytes && time.Since(last) < pieceEvery {
 			continue
 		}
 		piece, err := readPiece(t.folder.LogPath(), offset, min(facts.Size()-offset, 16*pieceBytes))
@@ -134,7 +135,8 @@ func (w *Worker) follow(ctx context.Context, t *task) {
 }
 
 func readPiece(path string, offset, size int64) ([]byte, error) {
-	file, err := os.Open(path)
+	// The task may put a pipe or a link in its place at any moment.
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -145,7 +147,7 @@ func readPiece(path string, offset, size int64) ([]byte, error) {
 // storeLog stores the whole log and then the record, last of all. A success whose record cannot be stored is none.
 func (w *Worker) storeLog(ctx context.Context, t *task) {
 	ref := t.claim.Ref
-	if facts, err := os.Stat(t.folder.LogPath()); err == nil && facts.Size() > 0 {
+	if facts, err := os.Lstat(t.folder.LogPath()); err == nil && facts.Mode().IsRegular() && facts.Size() > 0 {
 		if err := w.Blobs.PutFile(ctx, blobs.Attempt(ref, "output.log"), t.folder.LogPath()); err != nil {
 			w.Log.Error("upload a log", "job", ref.Job, "task", ref.Index, "attempt", ref.Attempt, "error", err)
 		} else if t.pieces.Load() {

@@ -116,69 +116,6 @@ func (s *site) serve(change ...func(*Worker)) {
 	}
 }
 
-func TestFailureClasses(t *testing.T) {
-	data, err := os.ReadFile("../../../tests/golden/failure_classes.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var cases []struct {
-		Name     string
-		Command  any
-		Spec     map[string]any
-		Task     map[string]any
-		Expected struct {
-			State    wire.TaskState
-			Failure  *wire.FailureClass
-			ExitCode *int `json:"exit_code"`
-			Signal   int
-			Reason   string
-			Attempts int
-		}
-	}
-	if err := json.Unmarshal(data, &cases); err != nil {
-		t.Fatal(err)
-	}
-	s := newSite(t)
-	jobs := make([]string, len(cases))
-	for i, each := range cases {
-		task := map[string]any{"command": each.Command}
-		for name, value := range each.Task {
-			task[name] = value
-		}
-		jobs[i] = s.add(each.Spec, task)
-	}
-	s.serve()
-	for i, each := range cases {
-		t.Run(each.Name, func(t *testing.T) {
-			task := s.task(jobs[i], 1)
-			if task.State != each.Expected.State || len(task.Records) != each.Expected.Attempts {
-				t.Fatalf("got %s after %d attempts: %s", task.State, len(task.Records), task.Reason)
-			}
-			last := task.Records[len(task.Records)-1]
-			want := wire.NoFailure
-			if each.Expected.Failure != nil {
-				want = *each.Expected.Failure
-			}
-			if last.Failure != want {
-				t.Errorf("class: got %q (%s), want %q", last.Failure, last.Reason, want)
-			}
-			if fmt.Sprint(deref(last.ExitCode)) != fmt.Sprint(deref(each.Expected.ExitCode)) || last.Signal != each.Expected.Signal {
-				t.Errorf("got exit code %v and signal %d, want %v and %d", deref(last.ExitCode), last.Signal, deref(each.Expected.ExitCode), each.Expected.Signal)
-			}
-			if !strings.Contains(last.Reason, each.Expected.Reason) || (last.Reason != "") != (each.Expected.State == wire.Failed) {
-				t.Errorf("reason: got %q, want %q in it", last.Reason, each.Expected.Reason)
-			}
-		})
-	}
-}
-
-func deref(code *int) any {
-	if code == nil {
-		return nil
-	}
-	return *code
-}
-
 func TestWhatATaskFinds(t *testing.T) {
 	s := newSite(t)
 	path := filepath.Join(t.TempDir(), "tool")

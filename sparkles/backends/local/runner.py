@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Collection
 
-from sparkles.backends.local import process
+from sparkles.backends.local import cgroup, process
 from sparkles.backends.local.polling import Poller, make_poller
 from sparkles.backends.local.spawn import spawn
 from sparkles.engine.runner import Cause, Ended, Launch
@@ -37,6 +37,7 @@ class _Program:
         "peak",
         "pid",
         "pidfd",
+        "shared",
         "started",
         "timeout_at",
         "token",
@@ -51,6 +52,8 @@ class _Program:
         self.peak = 0
         self.cpu_s = 0.0
         self.oom_kills = oom_kills
+        self.shared = False
+        """Whether others ran at the same time."""
 
 
 class ProcessRunner:
@@ -67,7 +70,9 @@ class ProcessRunner:
         self._last = 0
         self._next_sample = time.monotonic() + sample_s
         self._next_deadline = float("inf")
-        self._oom_kills = _oom_kills()
+        self._group = cgroup.own_group() if _LINUX else None
+        self._kills_fd = self._group.open_kills() if self._group is not None else -1
+        self._oom_kills = self._count_kills()
 
     def start(self, launch: Launch) -> int:
         """See Runner. The program's standard input is /dev/null."""
@@ -79,7 +84,13 @@ class ProcessRunner:
             os.waitpid(pid, 0)
             raise
         self._last += 1
+        if self._kills_fd >= 0:
+            self._oom_kills = self._count_kills()  # a call of 2 us; what counts the whole machine takes 100
         program = _Program(self._last, pid, key, launch, time.monotonic(), self._oom_kills)
+        if self._programs:
+            program.shared = True
+            if len(self._programs) == 1:
+                next(iter(self._programs.values())).shared = True  # with more, they are all marked already
         self._programs[program.handle] = program
         self._by_pid[pid] = program
         if program.timeout_at < self._next_deadline:
@@ -143,6 +154,9 @@ class ProcessRunner:
         if self._null >= 0:
             os.close(self._null)
             self._null = -1
+            if self._kills_fd >= 0:
+                os.close(self._kills_fd)
+                self._kills_fd = -1
             self._poller.close()
 
     # Ends
@@ -159,15 +173,24 @@ class ProcessRunner:
             # Until it calls exec, a child has this process's memory: a lesser number says nothing about the program.
             peak = max(peak, usage.ru_maxrss * _MAXRSS_UNIT)
         cause = program.cause
-        if cause is Cause.NONE and code in (-signal.SIGKILL, 128 + signal.SIGKILL):
-            kills = _oom_kills()
-            if kills > program.oom_kills:
+        limit = 0
+        # A process that the kernel ended need not be the program itself: that may then fail in its own way. Which program's it was is known
+        # where none ran beside it.
+        killed = code in (-signal.SIGKILL, 128 + signal.SIGKILL)
+        if cause is Cause.NONE and (killed or (code != 0 and not program.shared and self._kills_fd >= 0)):
+            self._oom_kills = self._count_kills()
+            if self._oom_kills > program.oom_kills:
                 cause = Cause.KERNEL_OOM
-            self._oom_kills = kills
+                limit = self._group.limit() if self._group is not None else 0
         seconds = time.monotonic() - program.started
         if code < 0:
-            return Ended(program.handle, None, -code, cause, seconds, cpu_s, peak or None)
-        return Ended(program.handle, code, 0, cause, seconds, cpu_s, peak or None)
+            return Ended(program.handle, None, -code, cause, seconds, cpu_s, peak or None, limit)
+        return Ended(program.handle, code, 0, cause, seconds, cpu_s, peak or None, limit)
+
+    def _count_kills(self) -> int:
+        """How many processes the kernel has ended for want of memory: in this process's own group where that says so, else on the
+        machine."""
+        return cgroup.read_kills(self._kills_fd) if self._kills_fd >= 0 else _machine_kills()
 
     def _terminate(self, program: _Program, cause: Cause) -> None:
         """SIGTERM (and SIGCONT for the stopped), and SIGKILL after the grace."""
@@ -241,7 +264,7 @@ def _own_peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _oom_kills() -> int:
+def _machine_kills() -> int:
     """How many processes the kernel has ended for want of memory since boot; 0 where it does not say."""
     if not _LINUX:
         return 0
