@@ -101,6 +101,8 @@ class App(Installation):
             except SparklesError:
                 self.runs.delete_run(run.id)
                 raise
+            if gone := forking.gone_jobs(self.runs, self.jobs, self.runs.get_run(fork)):
+                report(Noticed(text=gone))
         options = self._options(cache=cache, frozen=frozen, keep_failed=keep_failed, rerun=again)
         self._drive(run, program, options, report, interrupts)
         return run.id

@@ -2,7 +2,7 @@
 
 | word | means | states |
 | --- | --- | --- |
-| run | one execution of a workflow, resumable | running, succeeded, failed, cancelled |
+| run | one execution of a workflow, resumable | running, succeeded, failed, interrupted, cancelled |
 | step | one durable call made by a run, keyed by its content | started, done |
 | strand | one line of control in a run: the script itself, or a child of `parallel`, `map`, `spawn` | |
 | job | a set of like tasks submitted by one step | pending, running, succeeded, failed, cancelled |
@@ -38,9 +38,12 @@ Json = Any
 
 
 class RunState(StrEnum):
+    """All but succeeded can be resumed. Interrupted: a signal ended the driver (Ctrl-C); cancelled: `sparkles kill` ended the run."""
+
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
+    INTERRUPTED = "interrupted"
     CANCELLED = "cancelled"
 
 
@@ -389,6 +392,15 @@ class Run(Value, frozen=True):
     workflow_digest: str = ""
     beat_ms: int = 0
     forked_from: str = ""
+
+
+class Cleaned(Value, frozen=True):
+    """A run or a job whose record `clean` removed. `kind` is "run" or "job", `name` the run's workflow or the job's name."""
+
+    id: str
+    kind: str
+    name: str
+    cleaned_at_ms: int
 
 
 class StepKey(Value, frozen=True):

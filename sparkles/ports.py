@@ -15,6 +15,7 @@ from sparkles.model import (
     Attempt,
     AttemptRef,
     Claim,
+    Cleaned,
     Counts,
     Digest,
     FailureClass,
@@ -99,6 +100,12 @@ class RunStore(Protocol):
     def delete_run(self, run_id: RunId) -> int:
         """Removes the run and its steps in one transaction, then its folder; harmless where there is none. Returns the bytes of the
         folder."""
+
+    def put_cleaned(self, cleaned: Sequence[Cleaned]) -> None:
+        """Remembers what was removed, jobs too, wherever they were kept. Of all that was ever removed the newest 10,000 are kept."""
+
+    def list_cleaned(self) -> list[Cleaned]:
+        """What is remembered as removed, the newest first."""
 
     def get_step(self, run_id: RunId, key: StepKey) -> Step | None:
         """The recorded step, or None."""

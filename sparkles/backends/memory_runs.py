@@ -6,14 +6,14 @@ import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from sparkles.backends import messages
-from sparkles.backends.names import check_run_id
-from sparkles.model import ProcessId, Run, RunId, RunState, Step, StepKey
+from sparkles.backends.names import MOST_CLEANED, check_run_id
+from sparkles.model import Cleaned, ProcessId, Run, RunId, RunState, Step, StepKey
 from sparkles.ports import RunStore
 
 
@@ -24,6 +24,7 @@ class MemoryRunStore:
         self._lock = threading.RLock()
         self._runs: dict[str, Run] = {}
         self._steps: dict[str, dict[StepKey, Step]] = {}
+        self._cleaned: dict[str, Cleaned] = {}
         self._home: Path | None = None
 
     def create_run(self, run: Run) -> None:
@@ -94,6 +95,20 @@ class MemoryRunStore:
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         shutil.rmtree(folder, ignore_errors=True)
         return size
+
+    def put_cleaned(self, cleaned: Sequence[Cleaned]) -> None:
+        """See ports.RunStore."""
+        with self._lock:
+            for each in cleaned:
+                self._cleaned.pop(each.id, None)
+                self._cleaned[each.id] = each
+            for each_id in list(self._cleaned)[:-MOST_CLEANED]:
+                del self._cleaned[each_id]
+
+    def list_cleaned(self) -> list[Cleaned]:
+        """See ports.RunStore."""
+        with self._lock:
+            return list(reversed(self._cleaned.values()))
 
     def get_step(self, run_id: RunId, key: StepKey) -> Step | None:
         """See ports.RunStore."""

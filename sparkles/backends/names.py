@@ -13,6 +13,8 @@ from sparkles.model import AttemptRef
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MAX_NAME = 255
 """Bytes in one name of a path, on every file system in use."""
+MOST_CLEANED = 10_000
+"""What a RunStore remembers of what was removed: enough for years, and less than a megabyte."""
 _MAX_PATH = 2048
 """Bytes in a whole artifact name: PATH_MAX (4096; macOS 1024) has to hold the folder before it too."""
 

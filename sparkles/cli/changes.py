@@ -126,8 +126,8 @@ def clean(
 ) -> None:
     """Removes finished jobs and runs, and content that no job uses.
 
-    Without names: every run that has ended, with its jobs, and every job without a run that has. A failed or cancelled run cannot be
-    resumed afterwards. Safe beside running workers.
+    Without names: every run that has ended, with its jobs, and every job without a run that has. A failed, interrupted or cancelled run
+    cannot be resumed afterwards. Safe beside running workers.
     """
     app = invocation.app
     if not words and (nothing := app.check_state()):
@@ -163,7 +163,8 @@ def _clean(app: App, words: tuple[str, ...], older_than: float, *, yes: bool, dr
         return
     # Asked for again now: who else works here may be about to store or to use something.
     alone = not driven and not any(_is_live(app))
-    freed = cleaning.remove(plan, app.runs, app.jobs, app.blobs, app.fleet, grace_s=0.0 if alone else cleaning.GRACE_S)
+    grace_s = 0.0 if alone else cleaning.GRACE_S
+    freed = cleaning.remove(plan, app.runs, app.jobs, app.blobs, app.fleet, grace_s=grace_s, now_ms=app.clock.now_ms())
     if alone:
         app.database.compact()
     if as_json:

@@ -20,7 +20,8 @@ _DRIVER_S = 15.0
 
 
 def kill_run(app: App, run_id: RunId, report: Report) -> tuple[bool, int]:
-    """Ends the run's driver if it lives, cancels the tasks of its jobs, and marks the run cancelled unless it has ended before.
+    """Ends the run's driver if it lives, cancels the tasks of its jobs, and marks the run cancelled unless it has succeeded, failed or been
+    cancelled before.
 
     Returns:
         Whether a driver was ended, and how many tasks are cancelled.
@@ -71,7 +72,8 @@ def _end_driver(driver: ProcessId, run_id: str) -> None:
 
 
 def _mark_cancelled(app: App, run: Run) -> None:
-    if run.state is not RunState.RUNNING:
+    # Its driver, if there was one, has recorded that a signal interrupted it.
+    if run.state not in (RunState.RUNNING, RunState.INTERRUPTED):
         return
     now = app.clock.now_ms()
     try:

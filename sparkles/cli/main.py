@@ -19,7 +19,7 @@ import click
 
 from sparkles import __version__
 from sparkles.cli import render
-from sparkles.errors import InternalError, RunCancelled, SparklesError
+from sparkles.errors import InternalError, NotFound, RunCancelled, SparklesError
 from sparkles.suggest import did_you_mean
 
 if TYPE_CHECKING:
@@ -122,11 +122,15 @@ class LazyGroup(click.Group):
         return found
 
     def invoke(self, ctx: click.Context) -> Any:
-        """A broken pipe is taken from click, which would end the process with 1."""
+        """A broken pipe is taken from click, which would end the process with 1. A word that names what was cleaned is told so."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
             raise ReaderGone from None
+        except NotFound as error:
+            if note := ctx.obj.cleaned(error.resource):
+                error.add_note(note)
+            raise
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
         """Command names and global options, without importing a command."""
@@ -196,6 +200,15 @@ class Invocation:
     def words(self) -> list[str]:
         """The global options as they were given, for a command line that goes on with the same."""
         return [word for name, value in self.options.items() if value for word in (f"--{name}", value)]
+
+    def cleaned(self, word: str) -> str:
+        """A sentence about the run or job that a word named before it was cleaned; "" where it named none."""
+        from sparkles.engine import cleaning
+
+        if "app" not in vars(self) or not self.app.has_state():
+            return ""
+        found = cleaning.cleaned(self.app.runs, word.partition("/")[0])
+        return "" if found is None else cleaning.cleaned_text(found)
 
     @cached_property
     def app(self) -> App:

@@ -17,7 +17,14 @@ from sparkles.units import plural as plural
 
 _STYLES = {"red": "31", "green": "32", "yellow": "33", "cyan": "36", "bold": "1", "dim": "2"}
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_STATES = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan", "claimed": "cyan"}
+_STATES = {
+    "succeeded": "green",
+    "failed": "red",
+    "cancelled": "yellow",
+    "interrupted": "yellow",
+    "running": "cyan",
+    "claimed": "cyan",
+}
 
 
 def prepare_streams() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -102,6 +102,8 @@ def show(invocation: Invocation, /, what: str, as_json: bool) -> None:
 
 
 def _show_run(app: App, run: Run, as_json: bool) -> None:
+    from sparkles.engine import cleaning
+
     value = run_value(app, run)
     steps = app.runs.list_steps(run.id)
     jobs = app.jobs.list_jobs(owner=run.id)[::-1]
@@ -129,23 +131,26 @@ def _show_run(app: App, run: Run, as_json: bool) -> None:
         render.line()
         rows = []
         kept = {str(job.id) for job in jobs}
+        cleaned = {each.id: f" on {cleaning.date(each.cleaned_at_ms)}" for each in app.runs.list_cleaned()}
         strands = _strands(steps)
         for number, step in enumerate(steps, 1):
             shown = _step_value(step)
             seconds = render.duration(shown["seconds"]) if shown["seconds"] is not None else ""
-            outcome = _outcome(step, kept) + (" (not asked for any more)" if stale and step.key in stale else "")
+            outcome = _outcome(step, kept, cleaned) + (" (not asked for any more)" if stale and step.key in stale else "")
             rows.append((number, step.key.kind, step.position, seconds, strands(step.key.strand), outcome))
         render.table(("STEP", "KIND", "POSITION", "TIME", "STRAND", "OUTCOME"), rows, right=("STEP", "TIME"))
 
 
 def _called(app: App, run_id: str) -> str:
     """A run that another refers to; it may be gone."""
+    from sparkles.engine import cleaning
     from sparkles.model import RunId
 
     try:
         app.runs.get_run(RunId(run_id))
     except NotFound:
-        return f"{run_id} (its record was cleaned)"
+        found = cleaning.cleaned(app.runs, run_id)
+        return f"{run_id} (its record was cleaned{f' on {cleaning.date(found.cleaned_at_ms)}' if found else ''})"
     return run_id
 
 
@@ -215,8 +220,8 @@ def _arguments(step: Step) -> Any:
     return {**found, "spec": describe_spec(convert(found["spec"], JobSpec))} if step.key.kind == "submit" else found
 
 
-def _outcome(step: Step, kept: Collection[str]) -> str:
-    """A step's outcome in a few words; `kept` are the jobs of the run that were not cleaned."""
+def _outcome(step: Step, kept: Collection[str], cleaned: Mapping[str, str]) -> str:
+    """A step's outcome in a few words; `kept` are the jobs of the run that were not cleaned, `cleaned` says when others were."""
     from sparkles import digest
 
     if step.ended_at_ms is None:
@@ -232,7 +237,7 @@ def _outcome(step: Step, kept: Collection[str]) -> str:
         return f"failed: {value.get('message', '') if isinstance(value, dict) else value}"
     match step.key.kind:
         case "submit":
-            gone = "" if value["id"] in kept else "; its record was cleaned"
+            gone = "" if value["id"] in kept else f"; its record was cleaned{cleaned.get(value['id'], '')}"
             return f"{value['id']} ({render.plural(value['count'], 'task')}{gone})"
         case "wait":
             return ", ".join(parts["jobs"])

@@ -7,11 +7,13 @@ more. Content asked for less than `grace_s` ago stays: a job that is just being 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from sparkles.errors import StorageFull, UsageError
-from sparkles.model import Digest, Job, Run, RunState
+from sparkles.model import Cleaned, Digest, Job, Run, RunState
 from sparkles.ports import Blobs, Fleet, JobStore, RunStore
 
 GRACE_S = 3600.0
@@ -100,8 +102,8 @@ def plan_these(chosen: Sequence[Run | Job], jobs: JobStore, *, before_ms: int) -
     return Plan(plan.runs, plan.jobs, plan.unfinished, kept)
 
 
-def remove(plan: Plan, runs: RunStore, jobs: JobStore, blobs: Blobs, fleet: Fleet, *, grace_s: float) -> Freed:
-    """Removes what the plan names, then what nothing refers to any more.
+def remove(plan: Plan, runs: RunStore, jobs: JobStore, blobs: Blobs, fleet: Fleet, *, grace_s: float, now_ms: int) -> Freed:
+    """Removes what the plan names, then what nothing refers to any more. That it was there is remembered, with the time.
 
     Where there is no room even for the records of removing, what needs no such record goes first, and then one job after the other, the
     smallest first: each makes room for the next.
@@ -126,6 +128,7 @@ def remove(plan: Plan, runs: RunStore, jobs: JobStore, blobs: Blobs, fleet: Flee
     for run in plan.runs:
         freed.folder_bytes += runs.delete_run(run.id)
         freed.runs += 1
+    _remember(plan, runs, now_ms)
     orphans = set(blobs.list_jobs())  # before the jobs: one that is created now has no folder among these
     orphans -= {str(job.id) for job in jobs.list_jobs()}
     # What was kept for others and is reused no more, or is of a cleaning that was cut short.
@@ -133,6 +136,31 @@ def remove(plan: Plan, runs: RunStore, jobs: JobStore, blobs: Blobs, fleet: Flee
     freed.folder_bytes += sum(blobs.delete_job(job_id, kept) for job_id in sorted(orphans))
     _remove_unused(runs, jobs, blobs, fleet, grace_s, freed)
     return freed
+
+
+def _remember(plan: Plan, runs: RunStore, now_ms: int) -> None:
+    gone = [Cleaned(job.id, "job", job.spec.name, now_ms) for job in plan.jobs]
+    gone += [Cleaned(run.id, "run", run.workflow, now_ms) for run in plan.runs]
+    with suppress(StorageFull):  # only those who ask for it later miss it
+        runs.put_cleaned(gone)
+
+
+def cleaned(runs: RunStore, word: str) -> Cleaned | None:
+    """What `word` named before it was removed: by its id, else its name (the newest), else the beginning of one id only."""
+    gone = runs.list_cleaned()
+    found = [each for each in gone if each.id == word] or [each for each in gone if each.name == word][:1]
+    found = found or ([each for each in gone if each.id.startswith(word)] if word else [])
+    return found[0] if len(found) == 1 else None
+
+
+def cleaned_text(each: Cleaned) -> str:
+    """`run r-7f3a (w.lua) was cleaned on 2026-03-01`."""
+    return f"{each.kind} {each.id} ({each.name}) was cleaned on {date(each.cleaned_at_ms)}"
+
+
+def date(at_ms: int) -> str:
+    """The local day."""
+    return time.strftime("%Y-%m-%d", time.localtime(at_ms / 1000))
 
 
 def _make_way(job_id: str, jobs: JobStore, blobs: Blobs, freed: Freed) -> None:

@@ -108,7 +108,7 @@ def drive(
                 _finish_open_jobs(session, ports, interrupted)
         except RunCancelled as error:
             _leave(session, run, ports, report, interrupts)
-            ports.runs.end_run(run.id, driver, RunState.CANCELLED, str(error), ports.clock.now_ms())
+            ports.runs.end_run(run.id, driver, RunState.INTERRUPTED, str(error), ports.clock.now_ms())
             # The script host knows that it was interrupted, not by what.
             raise RunCancelled(str(error), error.signal or interrupts.signal) from None
         except WorkflowError as error:

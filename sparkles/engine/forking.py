@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sparkles import digest
+from sparkles.engine.cleaning import date
 from sparkles.errors import NotFound, UsageError
 from sparkles.model import Run, RunId, Step, StepKey
-from sparkles.ports import RunStore
+from sparkles.ports import JobStore, RunStore
 from sparkles.suggest import did_you_mean
 from sparkles.units import plural
 
@@ -53,6 +54,18 @@ def fork(store: RunStore, source: Run, target: RunId, rerun: Sequence[str]) -> A
         if index not in left_out and step.key.kind not in ("wait", "fetch"):
             store.put_step(target, step)
     return frozenset(again)
+
+
+def gone_jobs(runs: RunStore, jobs: JobStore, source: Run) -> str:
+    """A sentence about the jobs of a run that were cleaned, and so have no results to reuse; "" where all are kept."""
+    kept = {str(job.id) for job in jobs.list_jobs(owner=source.id)}
+    days = {each.id: f" ({date(each.cleaned_at_ms)})" for each in runs.list_cleaned()}
+    ids = [job_id for _, job_id, _ in map(_submitted, runs.list_steps(source.id, kinds=("submit",))) if job_id]
+    gone = [job_id + days.get(job_id, "") for job_id in dict.fromkeys(ids) if job_id not in kept]
+    if not gone:
+        return ""
+    which = "its job was cleaned" if len(gone) == 1 else f"{len(gone)} of its jobs were cleaned"
+    return f"run {source.id}: {which}: {_few(gone)}; what no other job has run runs again"
 
 
 def _submitted(step: Step) -> tuple[str, str, StepKey]:

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from sparkles.errors import Conflict, LeaseLost, NotFound, RunBusy, UsageError
-from sparkles.model import ProcessId, Run, RunId, RunState, Step, StepKey, StepState
+from sparkles.model import Cleaned, ProcessId, Run, RunId, RunState, Step, StepKey, StepState
 from tests.support.stores import BACKENDS, Backend
 
 HERE = ProcessId("here", 4242, 1_700_000_000.25, "boot-1")
@@ -137,7 +137,7 @@ def test_a_dead_owner_is_followed(backend):
     assert backend.runs.get_run("r-1") == taken
 
 
-@pytest.mark.parametrize("state", [RunState.FAILED, RunState.CANCELLED])
+@pytest.mark.parametrize("state", [RunState.FAILED, RunState.INTERRUPTED, RunState.CANCELLED])
 def test_an_unfinished_run_is_taken_without_asking(runs, state):
     """Nobody drives it: nobody's death matters."""
     runs.create_run(run())
@@ -377,3 +377,26 @@ def test_steps_are_recorded_from_several_threads(backend):
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(record, range(1, 101)))
     assert [each.sequence for each in backend.runs.list_steps("r-1")] == list(range(1, 101))
+
+
+# What was cleaned
+
+
+def test_what_was_cleaned_is_remembered(runs):
+    """Newest first; the same id twice counts once, as the newest; runs and jobs alike."""
+    one, two = Cleaned("r-1", "run", "w.lua", 5), Cleaned("align-1", "job", "align", 5)
+    runs.put_cleaned([one, two])
+    assert runs.list_cleaned() == [two, one]
+    again = replace(one, cleaned_at_ms=9)
+    runs.put_cleaned([again])
+    assert runs.list_cleaned() == [again, two]
+    runs.put_cleaned([])
+    assert runs.list_cleaned() == [again, two]
+
+
+def test_the_oldest_cleaned_are_forgotten(runs):
+    """10,000 are remembered, so that a state folder cannot grow without end by being cleaned."""
+    runs.put_cleaned([Cleaned(f"j-{number}", "job", "j", number) for number in range(9_999)])
+    runs.put_cleaned([Cleaned(f"k-{number}", "job", "k", number) for number in range(3)])
+    kept = runs.list_cleaned()
+    assert (len(kept), kept[0].id, kept[-1].id) == (10_000, "k-2", "j-2")

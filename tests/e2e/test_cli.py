@@ -452,7 +452,7 @@ def test_kill_a_run_whose_driver_is_dead(project: Project) -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_signals_end_a_run_resumably(project: Project, number: signal.Signals, code: int) -> None:
-    """128 + the signal, and how to come back; the run is cancelled in the record and goes on when asked."""
+    """128 + the signal, and how to come back; the run is interrupted in the record, not cancelled, and goes on when asked."""
     project.write(
         "w.lua", "run(JobBuilder('s'):setCommandTemplate('sleep 0.3; echo {n}'):createTasksFor(product{n={1,2,3,4,5,6}}))"
     )
@@ -463,9 +463,52 @@ def test_signals_end_a_run_resumably(project: Project, number: signal.Signals, c
     assert driver.returncode == code, told
     assert "resume with: sparkles run w.lua" in told
     (run,) = project.json("runs")
-    assert run["state"] == "cancelled"
+    assert run["state"] == "interrupted"
+    assert project.json("show", run["run"])[0]["state"] == "interrupted"
     (value,) = project.json("run", "w.lua")
     assert (value["run"], value["state"]) == (run["run"], "succeeded")
+
+
+def test_an_interrupted_run_can_be_killed(project: Project) -> None:
+    """Ctrl-C leaves it to be resumed; `kill` says that it is not meant to be: the one is interrupted, the other cancelled."""
+    project.write("w.lua", SLEEPING)
+    driver = project.start("run", "w.lua")
+    eventually(lambda: claimed(project))
+    driver.send_signal(signal.SIGINT)
+    assert driver.stderr is not None
+    while "Ctrl-C again" not in driver.stderr.readline():
+        assert driver.poll() is None
+    driver.send_signal(signal.SIGINT)
+    driver.communicate(timeout=20)
+    (run,) = project.json("runs")
+    assert run["state"] == "interrupted"
+    assert project.json("kill", run["run"]) == [{"killed": run["run"], "driver": False, "tasks": 3}]
+    assert project.json("runs")[0]["state"] == "cancelled"
+
+
+def test_what_was_cleaned_is_told(project: Project) -> None:
+    """With its day: a job and a run that are asked for, in a run's steps, and where a fork starts from a run without its jobs."""
+    project.write("w.lua", SWEEP)
+    project.run("run", "w.lua")
+    (run,) = project.json("runs")
+    (job,) = project.json("list")
+    day = time.strftime("%Y-%m-%d")
+    project.run("clean", "--yes", job["job"])
+    for word in (job["job"], f"{job['job']}/2", job["name"]):
+        told = project.run("show", word, code=2).stderr.splitlines()
+        assert told[0].startswith("error: there is no ")
+        assert told[1:] == [f"job {job['job']} ({job['name']}) was cleaned on {day}"]
+    assert f"was cleaned on {day}" in project.run("status", job["job"], code=2).stderr
+    assert f"{job['job']} (3 tasks; its record was cleaned on {day})" in project.run("show", run["run"]).stdout
+    forked = project.run("run", "--fork", run["run"], "w.lua").stderr
+    assert f"run {run['run']}: its job was cleaned: {job['job']} ({day}); what no other job has run runs again" in forked
+    newer = project.json("runs")[0]["run"]
+    project.run("clean", "--yes", run["run"])
+    told = project.run("resume", run["run"], code=2).stderr.splitlines()
+    assert told[1:] == [f"run {run['run']} (w.lua) was cleaned on {day}"]
+    assert f"run {run['run']} (w.lua) was cleaned on {day}" in project.run("run", "--fork", run["run"], "w.lua", code=2).stderr
+    assert f"(its record was cleaned on {day})" in project.run("show", newer).stdout
+    assert "cleaned" not in project.run("show", "never-was", code=2).stderr
 
 
 def test_clean(project: Project) -> None:

@@ -237,7 +237,7 @@ def test_a_terminal_that_hangs_up(project: Project) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert not list((project.folder / ".sparkles").glob("bug-*"))
-    assert project.json("runs")[0]["state"] == "cancelled"
+    assert project.json("runs")[0]["state"] == "interrupted"
     assert project.json("list")[0]["counts"]["claimed"] == 0
     assert project.json("run", "w.lua")[0]["state"] == "succeeded"
     assert {each["attempts"] for each in project.json("list", "LAST")} == {1}

@@ -358,6 +358,35 @@ def test_a_full_disk_stores_nothing_and_damages_nothing(tmp_path, wal):
             database.close()
 
 
+@pytest.mark.parametrize("wal", [True, False], ids=["log", "journal"])
+def test_a_job_whose_removal_does_not_fit_is_removed(tmp_path, wal):
+    """With half a megabyte free, though one transaction would need more; what other jobs reuse of it stays, and so does the rest."""
+    with small_disk(tmp_path / "disk", 24 << 20) as disk:
+        open_state(disk).close()
+        database = Database(disk / "sparkles.db", wal=wal)
+        try:
+            jobs = SqliteJobStore(database)
+            enter(jobs)
+            create(jobs, "large", [f"echo {number}" for number in range(6000)])
+            assert run_all(jobs) == 6000
+            origin = jobs.get_task("large", 5000).origin
+            create(jobs, "small", ["echo 4999", "b"], reuse={1: origin})
+            database.empty_log()
+            usage = os.statvfs(disk)
+            (disk / "filler").write_bytes(b"x" * (usage.f_bavail * usage.f_frsize - (512 << 10)))
+            with pytest.raises(StorageFull):
+                jobs._delete_jobs(["large"])
+            assert jobs.count_tasks("large").total == 6000
+            assert jobs.delete_jobs(["large"]) == [origin]
+            assert [job.id for job in jobs.list_jobs()] == ["small"]
+            assert jobs.get_attempt(origin).ref == origin
+            assert database.all("SELECT count(*) FROM attempts") == [(1,)]
+            assert database.all("SELECT (SELECT count(*) FROM tasks), (SELECT count(*) FROM specs)") == [(2, 2)]
+            assert database.check() == []
+        finally:
+            database.close()
+
+
 def test_a_full_disk_is_told_to_the_journal(tmp_path):
     """A step that does not fit is not recorded; the error is not one to try again at once."""
     with small_disk(tmp_path / "disk", 1 << 20) as disk:

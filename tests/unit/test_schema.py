@@ -72,6 +72,28 @@ def test_every_past_schema_becomes_todays(tmp_path, saved):
         fresh.close()
 
 
+def test_runs_keep_their_steps_and_interrupted_ones_get_their_state(tmp_path):
+    """Schema 2: what Ctrl-C ended was recorded as cancelled before, like what `sparkles kill` ended."""
+    database = Database(tmp_path / "sparkles.db")
+    try:
+        migrate(database, MIGRATIONS[:1])
+        for number, (state, error) in enumerate(
+            (("cancelled", "interrupted"), ("cancelled", "ended by sparkles kill"), ("failed", "x"))
+        ):
+            values = f"'r-{number}', 'w.lua', '{{}}', '{state}', 7, NULL, 1, 2, '{error}', '', 2, ''"
+            database.run(f"INSERT INTO runs VALUES ({number + 1}, {values})")
+            step = f"'r-{number}', 'main', 'now', 'd', 1, 1, 'done', '[]', 'w.lua:1', '1.5', 0, 1, 2"
+            database.run(f"INSERT INTO steps VALUES ({step})")
+        migrate(database)
+        assert verify(database) == []
+        assert database.check() == []
+        runs = SqliteRunStore(database)
+        assert [str(each.state) for each in runs.list_runs()] == ["failed", "cancelled", "interrupted"]
+        assert [len(runs.list_steps(each.id)) for each in runs.list_runs()] == [1, 1, 1]
+    finally:
+        database.close()
+
+
 def test_a_new_database_is_brought_up_without_a_backup(database):
     """There is nothing to lose; each migration leaves its record."""
     assert pending(database, (ONE, TWO)) == (ONE, TWO)
@@ -158,8 +180,8 @@ def test_a_migration_of_another_database_is_refused(database):
             "ALTER TABLE workers ADD COLUMN more INTEGER",
             "table workers is not as it should be",
         ),
-        ("UPDATE migrations SET name = 'other'", "was 'other' when it was applied"),
-        ("DELETE FROM migrations", "is not applied"),
+        ("UPDATE migrations SET name = 'other' WHERE number = 2", "was 'other' when it was applied"),
+        ("DELETE FROM migrations WHERE number = 2", "is not applied"),
     ],
     ids=["missing", "extra", "changed", "renamed", "forgotten"],
 )

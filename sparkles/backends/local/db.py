@@ -119,6 +119,10 @@ class Database:
         except (sqlite3.Error, UnicodeEncodeError) as error:
             raise translate(error, self.path) from error
 
+    def empty_log(self) -> None:
+        """Writes the log into the file and gives its space back, as far as readers let it. Does nothing without WAL."""
+        self.run("PRAGMA wal_checkpoint(TRUNCATE)")
+
     # The file
 
     def back_up(self, target: Path | None = None) -> Path:

@@ -18,6 +18,7 @@ from sparkles.backends.local.db import Database
 from sparkles.backends.local.task_rows import json_list, spec_columns
 from sparkles.backends.local.tasks import Tasks
 from sparkles.backends.local.workers import Workers
+from sparkles.errors import StorageFull
 from sparkles.model import AttemptRef, Job, JobId, NewTask
 from sparkles.ports import JobStore
 
@@ -25,6 +26,14 @@ _JOB = "id, spec, count, owner, pool, held, created_at_ms, sequence"
 
 _CHUNK = 500
 """Tasks that are in memory at once while a job is stored."""
+
+_SHORTENED = 64
+"""Tasks that go at once where the disk is full: some 200 pages of tables and indexes, of the 256 that the reserve gives up."""
+
+_REUSED_NO_MORE = (
+    "NOT EXISTS (SELECT 1 FROM tasks AS t WHERE t.origin_job = attempts.job AND t.origin_idx = attempts.idx"
+    " AND t.origin_attempt = attempts.attempt)"
+)
 
 
 class SqliteJobStore(Tasks, Claims, Workers):
@@ -101,7 +110,49 @@ class SqliteJobStore(Tasks, Claims, Workers):
         return [self._job_of(row) for row in self._db.all(sql, (*values, -1 if limit is None else limit))]
 
     def delete_jobs(self, job_ids: Collection[str]) -> list[AttemptRef]:
-        """See ports.JobStore. Ids without a job are looked at too: records that were kept for others and are reused no more go."""
+        """See ports.JobStore. Ids without a job are looked at too: records that were kept for others and are reused no more go.
+
+        A single job whose removal does not fit into what is free on the disk goes a few tasks at a time. It is a job of fewer tasks
+        meanwhile, and stays one where this process dies in between.
+        """
+        try:
+            return self._delete_jobs(job_ids)
+        except StorageFull:
+            if len(job_ids) != 1:
+                raise
+        self._shorten(*job_ids)
+        return self._delete_jobs(job_ids)
+
+    def _shorten(self, job_id: str) -> None:
+        """Removes a job's tasks from the end, all but the first, in transactions that need little room. Each log is emptied at once."""
+        row = self._db.one("SELECT sequence, count FROM jobs WHERE id = ?", (job_id,))
+        sequence, left = row if row is not None else (0, 0)
+        size = _SHORTENED
+        while left > 1:
+            first = max(left - size, 1)
+            try:
+                self._remove_after(first, sequence, job_id)
+                left = first
+            except StorageFull:
+                if size == 1:
+                    raise
+                size //= 2
+            self._db.empty_log()
+
+    def _remove_after(self, first: int, sequence: int, job_id: str) -> None:
+        with self._db.atomic() as connection:
+            these = (sequence, first)
+            claimed = connection.execute(
+                "SELECT idx FROM tasks WHERE job = ? AND idx > ? AND state = 'claimed'", these
+            ).fetchall()
+            if claimed:
+                raise messages.job_claimed(job_id, [index for (index,) in claimed][:5], len(claimed))
+            connection.execute("UPDATE jobs SET count = ?2 WHERE sequence = ?1", these)
+            connection.execute("DELETE FROM tasks WHERE job = ? AND idx > ?", these)
+            connection.execute("DELETE FROM specs WHERE job = ? AND idx > ?", these)
+            connection.execute(f"DELETE FROM attempts WHERE job = ? AND idx > ? AND {_REUSED_NO_MORE}", (job_id, first))
+
+    def _delete_jobs(self, job_ids: Collection[str]) -> list[AttemptRef]:
         ids = json_list(job_ids)
         these = "(SELECT value FROM json_each(?))"
         with self._db.atomic() as connection:
@@ -118,8 +169,7 @@ class SqliteJobStore(Tasks, Claims, Workers):
             connection.execute(f"DELETE FROM jobs WHERE id IN {these}", (ids,))
             # What is left of tasks belongs to other jobs.
             connection.execute(
-                f"DELETE FROM attempts WHERE job IN {these} AND NOT EXISTS (SELECT 1 FROM tasks AS t WHERE t.origin_job = attempts.job"
-                " AND t.origin_idx = attempts.idx AND t.origin_attempt = attempts.attempt)",
+                f"DELETE FROM attempts WHERE job IN {these} AND {_REUSED_NO_MORE}",
                 (ids,),
             )
         return kept

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from sparkles.backends import messages
 from sparkles.backends.local.db import Database
 from sparkles.backends.local.layout import tree_bytes
 from sparkles.backends.local.sqlite_errors import damaged, translate
-from sparkles.backends.names import check_run_id
-from sparkles.model import ProcessId, Run, RunId, RunState, Step, StepKey, StepState
+from sparkles.backends.names import MOST_CLEANED, check_run_id
+from sparkles.model import Cleaned, ProcessId, Run, RunId, RunState, Step, StepKey, StepState
 from sparkles.ports import RunStore
 
 _RUN = "id, workflow, args, state, seed, driver, created_at_ms, ended_at_ms, error, workflow_digest, beat_ms, forked_from"
@@ -131,6 +131,20 @@ class SqliteRunStore:
         size = tree_bytes(folder)
         shutil.rmtree(folder, ignore_errors=True)
         return size
+
+    def put_cleaned(self, cleaned: Sequence[Cleaned]) -> None:
+        """See ports.RunStore."""
+        with self._db.atomic() as connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO cleaned (id, kind, name, cleaned_at_ms) VALUES (?, ?, ?, ?)",
+                [(each.id, each.kind, each.name, each.cleaned_at_ms) for each in cleaned],
+            )
+            connection.execute("DELETE FROM cleaned WHERE sequence <= (SELECT max(sequence) FROM cleaned) - ?", (MOST_CLEANED,))
+
+    def list_cleaned(self) -> list[Cleaned]:
+        """See ports.RunStore."""
+        sql = "SELECT id, kind, name, cleaned_at_ms FROM cleaned ORDER BY sequence DESC"
+        return [Cleaned(*row) for row in self._db.all(sql)]
 
     # Steps
 

@@ -138,7 +138,27 @@ CREATE TABLE workers (
 ) STRICT;
 """
 
-MIGRATIONS: tuple[Migration, ...] = (Migration(1, "runs, steps, jobs, tasks, attempts, workers", _FIRST),)
+_SECOND = """
+-- A check cannot be changed: the column is made anew. What was interrupted had the state cancelled until now.
+ALTER TABLE runs ADD COLUMN status TEXT NOT NULL DEFAULT 'running'
+    CHECK (status IN ('running', 'succeeded', 'failed', 'interrupted', 'cancelled'));
+UPDATE runs SET status = CASE WHEN state = 'cancelled' AND error LIKE 'interrupted%' THEN 'interrupted' ELSE state END;
+ALTER TABLE runs DROP COLUMN state;
+ALTER TABLE runs RENAME COLUMN status TO state;
+
+CREATE TABLE cleaned ( -- what `clean` removed, so that it can be said
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    kind TEXT NOT NULL CHECK (kind IN ('run', 'job')),
+    name TEXT NOT NULL,
+    cleaned_at_ms INTEGER NOT NULL
+) STRICT;
+"""
+
+MIGRATIONS: tuple[Migration, ...] = (
+    Migration(1, "runs, steps, jobs, tasks, attempts, workers", _FIRST),
+    Migration(2, "interrupted runs; what was cleaned", _SECOND),
+)
 """In order; numbers are 1, 2, 3 ... without a gap."""
 
 _RECORDS = """
