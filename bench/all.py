@@ -16,7 +16,7 @@ import sys
 from common import ROOT, Failed, Row, show
 
 NAMES = ("startup", "sweep", "rerun", "steps", "journal", "memory", "linear")
-BY_NAME = ("cloud",)
+BY_NAME = ("cloud", "cloud_submit")
 PAGE = ROOT / "docs" / "performance.md"
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 

@@ -207,7 +207,7 @@ class JobStore(Protocol):
     def state_digest(self, job_id: str) -> Digest:
         """A digest of (index, state, attempt) of every task: equal if and only if the job's outcome is unchanged."""
 
-    def find_reusable(self, fingerprints: Sequence[Digest]) -> dict[Digest, Attempt]:
+    def find_reusable(self, fingerprints: Collection[Digest]) -> dict[Digest, Attempt]:
         """For each fingerprint that has succeeded in this state folder: the newest attempt that did. Others are left out."""
 
     def get_attempt(self, ref: AttemptRef) -> Attempt | None:

@@ -181,7 +181,7 @@ class MemoryJobStore(MemoryWorkers):
         lines = [f"{task.state}{task.attempt}" for task in self.list_tasks(job_id)]
         return Digest(hashlib.sha256("".join(lines).encode("ascii")).hexdigest())
 
-    def find_reusable(self, fingerprints: Sequence[Digest]) -> dict[Digest, Attempt]:
+    def find_reusable(self, fingerprints: Collection[Digest]) -> dict[Digest, Attempt]:
         """See ports.JobStore."""
         with self._lock:
             found = {}

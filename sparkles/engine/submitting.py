@@ -7,7 +7,7 @@ can differ, and it is closed by that.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import msgspec
 
@@ -80,7 +80,7 @@ class Submitter:
 
     def create(self, built: jobs.BuiltJob, job_id: JobId, *, owner: str, pool: str, cache: bool) -> int:
         """Stores the job unless it is there already. Returns how many tasks reuse a result."""
-        prints = list(map(digest.fingerprinter(built.spec), built.tasks))
+        prints = digest.Digests(map(digest.fingerprinter(built.spec), built.tasks))
         found = self.reusable(prints) if cache and built.spec.cache else {}
         reused = sum(1 for each in prints if each in found) if found else 0
 
@@ -92,11 +92,13 @@ class Submitter:
 
         job = Job(id=job_id, spec=built.spec, count=len(prints), owner=owner, pool=pool, created_at_ms=self._clock.now_ms())
         self._blobs.settle()
-        if self._jobs.create_job(job, new_tasks()):
+        created = self._jobs.create_job(job, new_tasks())
+        if created:
             self._report(Submitted(job=job_id, name=built.spec.name, count=len(prints), reused=reused))
         else:
             self._jobs.set_held([job_id], False)
-        if not self._jobs.count_tasks(job_id).done:
+        # In the cloud counting means reading the whole job back.
+        if (created and reused < len(prints)) or not self._jobs.count_tasks(job_id).done:
             self.serve(pool)
         return reused
 
@@ -106,7 +108,7 @@ class Submitter:
             self._fleet.ensure(pool)
         self._notifier.notify()
 
-    def reusable(self, prints: list[Digest]) -> dict[Digest, Attempt]:
+    def reusable(self, prints: Collection[Digest]) -> dict[Digest, Attempt]:
         """The attempts whose result stands for a fingerprint: those that succeeded and whose outputs are all still stored."""
         found = self._jobs.find_reusable(prints)
         outputs = {output.digest for attempt in found.values() for output in attempt.outputs}

@@ -1,14 +1,18 @@
 """What Blobs in Cloud Storage do beyond the contract: uploads in the background, logs from pieces, sweeping by the service's times."""
 
+import http.server
 import os
 import threading
 import time
 
 import pytest
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import storage
 
 from sparkles.backends.google import blobs as module
 from sparkles.backends.google import names
 from sparkles.backends.google.blobs import GoogleBlobs
+from sparkles.backends.google.bucket import Bucket
 from sparkles.errors import UsageError
 from sparkles.model import AttemptRef
 from tests.support.google import BlobStore
@@ -72,6 +76,88 @@ def test_a_large_file_that_changes_before_it_is_uploaded(store, tmp_path, monkey
     with pytest.raises(UsageError, match=r"large: changed while it was uploaded; submit again"):
         store.blobs.settle()
     assert store.blobs.missing([digest]) == {digest}
+
+
+def test_what_is_there_is_not_sent_again(store, tmp_path, monkeypatch):
+    """A driver that starts later asks about files that it knows, and neither reads nor sends them; one that is gone is sent."""
+    paths = []
+    for number, size in enumerate((0, 10, 3 << 20)):
+        path = tmp_path / f"f{number}"
+        path.write_bytes(os.urandom(size))
+        os.utime(path, (1e9, 1e9))
+        paths.append(path)
+    monkeypatch.setattr(module, "SMALL_BYTES", 1 << 20)
+    digests = [store.blobs.put_file(path).digest for path in paths]
+    store.blobs.settle()
+    store.bucket.delete([names.content(digests[1])])
+    sent = []
+    for method in ("put", "put_stream"):
+        act = getattr(store.bucket, method)
+        monkeypatch.setattr(
+            store.bucket, method, lambda name, *rest, act=act, **more: (sent.append(name), act(name, *rest, **more))
+        )
+    later = GoogleBlobs(store.bucket, tmp_path / "cache")
+    assert [later.put_file(path).digest for path in paths] == digests
+    later.settle()
+    assert sent == [names.content(digests[1])]
+    assert later.missing(digests) == set()
+    later.close()
+
+
+def test_a_file_that_is_gone_before_it_is_uploaded(store, tmp_path):
+    """Is the user's to hear of, by name."""
+    path = tmp_path / "known"
+    path.write_bytes(b"x")
+    os.utime(path, (1e9, 1e9))
+    digest = store.blobs.put_file(path).digest
+    store.blobs.settle()
+    store.bucket.delete([names.content(digest)])
+    later = GoogleBlobs(store.bucket, tmp_path / "cache")
+    busy = threading.Event()
+    for _ in range(32):
+        store.bucket.pool.submit(busy.wait)  # uploads wait behind these
+    later.put_file(path)
+    path.unlink()
+    busy.set()
+    with pytest.raises(UsageError, match=r"known: cannot be read: No such file or directory; submit again"):
+        later.settle()
+    later.close()
+
+
+def test_a_proxy_is_used(tmp_path, monkeypatch):
+    """The usual variables lead there, though they are looked at only once."""
+    asked = []
+
+    class Proxy(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path.partition("?")[0])
+            body = b'{"items": []}'
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    threading.Thread(target=server.serve_forever).start()
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    client = storage.Client(
+        project="p", credentials=AnonymousCredentials(), client_options={"api_endpoint": "http://storage.invalid"}
+    )
+    bucket = Bucket(client, "b", "")
+    try:
+        bucket.check()
+    finally:
+        bucket.close()
+        server.shutdown()
+        server.server_close()
+    assert asked
+    assert all(each.startswith("http://storage.invalid/storage/v1/b/b") for each in asked)
 
 
 def test_a_log_is_read_from_its_pieces_while_it_grows(store):

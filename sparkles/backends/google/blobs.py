@@ -1,4 +1,4 @@
-"""Content and logs in Cloud Storage: what a driver needs of Blobs. May import bucket, names, ports, model and errors.
+"""Content and logs in Cloud Storage: what a driver needs of Blobs. May import bucket, uploads, names, ports, model and errors.
 
 `cas/` holds content by sha256, written only where it is absent; every reader checks the digest. Files are uploaded in the background, and
 `settle` waits for them: whoever makes a job visible calls it first. Surprise: content that is old and is asked for again is touched,
@@ -11,15 +11,14 @@ import contextlib
 import hashlib
 import os
 import secrets
-import threading
 import time
-from collections.abc import Callable, Collection, Iterable
-from concurrent.futures import Future
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import BinaryIO
 
 from sparkles.backends.google import names
 from sparkles.backends.google.bucket import THREADS, Bucket
+from sparkles.backends.google.uploads import Uploads
 from sparkles.backends.local.copying import storage_error
 from sparkles.backends.local.digests import DigestCache
 from sparkles.backends.local.sources import check_unchanged, open_input
@@ -48,8 +47,7 @@ class GoogleBlobs:
         self._digests = DigestCache(cache / "digests.db")
         self._cache = cache
         self._present: dict[Digest, float] = {}
-        self._uploads: list[Future[None]] = []
-        self._lock = threading.Lock()
+        self._uploads = Uploads(bucket.pool)
 
     def close(self) -> None:
         """Closes the digest cache."""
@@ -64,22 +62,26 @@ class GoogleBlobs:
         with open(source, "rb") as file:
             executable, private = bool(before.st_mode & 0o111), not before.st_mode & 0o004
             known = self._digests.get(where, before) if self._cache.is_dir() else None
-            if known is not None and known in self._present:
+            if known is not None:
+                if known not in self._present:
+                    self._uploads.begin(lambda: self._put_known(known, Path(where), path, before))
                 return Artifact(str(path), known, before.st_size, executable, private)
             try:
                 if before.st_size <= SMALL_BYTES:
                     data = file.read(SMALL_BYTES + 1)
                     found, size = of_bytes(data), len(data)
-                    check_unchanged(str(path), before, os.stat(where), size)
-                    self._upload(found, lambda: self._put(found, data))
                 else:
-                    found, size = (known, before.st_size) if known is not None else _hash(file)
-                    check_unchanged(str(path), before, os.stat(where), size)
-                    self._upload(found, lambda: self._put_large(found, Path(where), path, before))
+                    found, size = _hash(file)
+                check_unchanged(str(path), before, os.stat(where), size)
             except FileNotFoundError as error:
                 raise UsageError(f"{path}: was removed while it was read; submit again") from error
             except OSError as error:
                 raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+        if found not in self._present:
+            if size <= SMALL_BYTES:
+                self._uploads.begin(lambda: self._put(found, data), size)
+            else:
+                self._uploads.begin(lambda: self._put_known(found, Path(where), path, before))
         self._cache.mkdir(parents=True, exist_ok=True)
         self._digests.put(where, before, found)
         return Artifact(str(path), found, size, executable, private)
@@ -105,13 +107,7 @@ class GoogleBlobs:
 
     def settle(self) -> None:
         """Waits for the uploads that were begun. Raises what kept one from being done."""
-        with self._lock:
-            uploads, self._uploads = self._uploads, []
-        problem: BaseException | None = None
-        for upload in uploads:
-            problem = problem or upload.exception()
-        if problem is not None:
-            raise problem
+        self._uploads.settle()
 
     def read(self, digest: Digest) -> bytes:
         """See Content."""
@@ -226,29 +222,25 @@ class GoogleBlobs:
 
     # Uploads
 
-    def _upload(self, digest: Digest, act: Callable[[], None]) -> None:
-        if digest in self._present:
-            return
-        with self._lock:
-            self._uploads.append(self._bucket.pool.submit(act))
-
     def _put(self, digest: Digest, data: bytes) -> None:
         name = names.content(digest)
         if not self._bucket.put(name, data, absent=True):
             self._touch(name)
         self._present[digest] = time.time()
 
-    def _put_large(self, digest: Digest, where: Path, shown: Path, before: os.stat_result) -> None:
+    def _put_known(self, digest: Digest, where: Path, shown: Path, before: os.stat_result) -> None:
+        """Uploads a file whose digest is known, unless its content is there: then nothing of it is sent or read."""
         name = names.content(digest)
-        if self._bucket.size(name) is None:
-            with open(where, "rb") as file:
-                reader = _Hashing(file)
-                mine = self._bucket.put_stream(name, reader, before.st_size)
-                if mine and reader.digest() != digest:
-                    self._bucket.delete([name])
-                    raise UsageError(f"{shown}: changed while it was uploaded; submit again")
-        else:
-            self._touch(name)
+        if not self._touch(name):
+            try:
+                with open(where, "rb") as file:
+                    reader = _Hashing(file)
+                    mine = self._bucket.put_stream(name, reader, before.st_size)
+            except OSError as error:
+                raise UsageError(f"{shown}: cannot be read: {error.strerror}; submit again") from error
+            if mine and reader.digest() != digest:
+                self._bucket.delete([name])
+                raise UsageError(f"{shown}: changed while it was uploaded; submit again")
         self._present[digest] = time.time()
 
     def _is_there(self, digest: Digest) -> bool:

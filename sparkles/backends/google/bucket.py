@@ -7,12 +7,15 @@ user told, as for Datastore.
 from __future__ import annotations
 
 import functools
+import io
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 import requests.adapters
+import requests.utils
 from google.api_core import exceptions as api_errors
 from google.auth import exceptions as auth_errors
 from google.cloud import storage  # type: ignore[attr-defined,unused-ignore]  # a namespace package
@@ -29,6 +32,9 @@ CALL_S = 60.0
 CHUNK_BYTES = 8 << 20
 SMALL_BYTES = 1 << 20
 """What moves more than this may take its time before the user is told."""
+
+_ONE_CALL_BYTES = 8 << 20
+"""Of what has a known size the client sends so much in one call, for which it copies it twice."""
 
 _RETRYABLE = (429, 500, 502, 503, 504, 408)
 
@@ -64,6 +70,7 @@ class Bucket:
         adapter = requests.adapters.HTTPAdapter(pool_connections=4, pool_maxsize=2 * THREADS)
         client._http.mount("http://", adapter)
         client._http.mount("https://", adapter)
+        _settle_environment(client)
         self._bucket = client.bucket(name)
         self.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="storage")
 
@@ -82,6 +89,8 @@ class Bucket:
 
     def put(self, name: str, data: bytes, *, absent: bool = False) -> bool:
         """Writes an object. With `absent` only where there is none; False where there was one."""
+        if len(data) > SMALL_BYTES:
+            return self._put_chunks(name, io.BytesIO(data), len(data), absent)
 
         def call() -> bool:
             blob = self._blob(name)
@@ -93,11 +102,13 @@ class Bucket:
                 return False
             return True
 
-        return self._trying(call, name, watched=len(data) <= SMALL_BYTES)
+        return self._trying(call, name)
 
     def put_stream(self, name: str, stream: Any, size: int) -> bool:
         """Writes what a stream of `size` bytes gives to a new object, in chunks; False where there was one."""
+        return self._put_chunks(name, stream, size, True)
 
+    def _put_chunks(self, name: str, stream: Any, size: int, absent: bool) -> bool:
         def call() -> bool:
             stream.seek(0)
             blob = self._blob(name)
@@ -105,9 +116,9 @@ class Bucket:
             try:
                 blob.upload_from_file(
                     stream,
-                    size=size,
+                    size=None if SMALL_BYTES < size <= _ONE_CALL_BYTES else size,
                     content_type="application/octet-stream",
-                    if_generation_match=0,
+                    if_generation_match=0 if absent else None,
                     timeout=CALL_S,
                     retry=None,
                 )
@@ -216,6 +227,14 @@ class Bucket:
         return self._patience.trying(
             call, lambda error: translate(error, where, self.name), watched=watched, patience_s=patience_s
         )
+
+
+def _settle_environment(client: storage.Client) -> None:
+    """Has the session look at the variables for proxies and certificates now, and not at each request: that took a quarter of its time."""
+    session = client._http
+    session.proxies = dict(requests.utils.get_environ_proxies(client._connection.API_BASE_URL))
+    session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
+    session.trust_env = False
 
 
 def _can_help(error: Exception) -> bool:

@@ -42,6 +42,9 @@ from sparkles.wire import SCHEMA, Event, JobDocument, ShardDocument, TaskRow
 DOCUMENT_BYTES = 900_000
 _RUNNING = (TaskState.PENDING, TaskState.CLAIMED)
 
+_WAITING = TaskRow()
+"""A task that waits, as most of a new job's do: 100,000 of their own would take 20 MB."""
+
 
 class _Counter(msgspec.Struct, forbid_unknown_fields=True):
     schema: int = SCHEMA
@@ -89,7 +92,7 @@ class GoogleJobStore(Tasks):
         origins: dict[int, AttemptRef] = {}
         for index, task in enumerate(tasks, 1):
             writer.add(task)
-            rows.append(TaskRow())
+            rows.append(_WAITING)
             if task.origin is not None:
                 origins[index] = task.origin
         borrowed = self._reuse.records(set(origins.values()))
@@ -109,9 +112,10 @@ class GoogleJobStore(Tasks):
             self._bucket.pool.submit(self._bucket.put, names.manifest(job.id, manifest), data),
             self._bucket.pool.submit(self._bucket.put, names.fingerprints(job.id), fingerprints),
         ]
+        written = self._write_shards(document, rows)
         for upload in uploads:
             upload.result()
-        if not self._write_shards(document, rows):
+        if not written:
             return False
         for stored in self._gone_since(document, {ref.job for ref in borrowed}):
             self._shards.change(stored, partial(_forget, gone=self._missing(stored.document)), 0)

@@ -34,18 +34,20 @@ class Reuse:
 
     # By fingerprint
 
-    def find(self, fingerprints: Sequence[Digest], jobs: Sequence[JobDocument]) -> dict[Digest, Attempt]:
+    def find(self, fingerprints: Collection[Digest], jobs: Sequence[JobDocument]) -> dict[Digest, Attempt]:
         """For each fingerprint the newest attempt of `jobs` (newest first) that succeeded; others are left out."""
-        wanted = {bytes.fromhex(each): each for each in fingerprints}
-        found: dict[Digest, Attempt] = {}
         caching = [job for job in jobs if job.job.count]
+        if not caching:
+            return {}
+        wanted = set(map(bytes.fromhex, fingerprints))
+        found: dict[Digest, Attempt] = {}
         for job, data in zip(caching, self._bucket.each(self._list, caching), strict=True):
             places: dict[int, list[tuple[int, Digest]]] = {}
             for at in range(0, len(data), _PRINT):
                 key = data[at : at + _PRINT]
-                if key in wanted and wanted[key] not in found:
+                if key in wanted and (fingerprint := Digest(key.hex())) not in found:
                     place = at // _PRINT
-                    places.setdefault(place // job.shard_size, []).append((place + 1, wanted[key]))
+                    places.setdefault(place // job.shard_size, []).append((place + 1, fingerprint))
             if not places:
                 continue
             for stored in self._shards.get_many([(job.job.id, number) for number in places]):

@@ -111,7 +111,7 @@ class Tasks:
         lines = (f"{task.state}{task.attempt}" for each in self._shards.of_job(job) for task in each.document.tasks)
         return Digest(hashlib.sha256("".join(lines).encode("ascii")).hexdigest())
 
-    def find_reusable(self, fingerprints: Sequence[Digest]) -> dict[Digest, Attempt]:
+    def find_reusable(self, fingerprints: Collection[Digest]) -> dict[Digest, Attempt]:
         """See ports.JobStore."""
         jobs = [document_of(entity) for entity in self._datastore.query(names.JOB, order="-sequence")]
         return self._reuse.find(fingerprints, jobs)
