@@ -63,6 +63,10 @@ class Cloud:
         """Hints and events between everyone who uses the installation, and the signals of this process."""
         return self.connection.notifier
 
+    def tidy(self) -> int:
+        """Removes what killed processes left in the services beside jobs and files; returns how much that was."""
+        return self.notifier.tidy()
+
     @functools.cached_property
     def healer(self) -> Healer:
         """Puts in order what dead workers left."""

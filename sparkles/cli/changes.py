@@ -165,15 +165,20 @@ def _clean(app: App, words: tuple[str, ...], older_than: float, *, yes: bool, dr
     alone = not driven and not any(_is_live(app))
     grace_s = 0.0 if alone else cleaning.GRACE_S
     freed = cleaning.remove(plan, app.runs, app.jobs, app.blobs, app.fleet, grace_s=grace_s, now_ms=app.clock.now_ms())
+    subscriptions = app.cloud.tidy() if app.in_cloud else 0
     if alone:
         app.database.compact()
     if as_json:
         value = {"folderBytes": freed.folder_bytes, "contentFiles": freed.files, "contentBytes": freed.content_bytes}
+        if app.in_cloud:
+            value["subscriptions"] = subscriptions
         render.json_line({**_plan_value(plan), **value})
         return
     total = render.size(freed.folder_bytes + freed.content_bytes)
     gone = f"{render.plural(freed.runs, 'run')} and {render.plural(freed.jobs, 'job')} removed, {total} freed"
     render.say(f"{gone} ({render.plural(freed.files, 'stored file')} no longer used)")
+    if subscriptions:
+        render.say(f"{render.plural(subscriptions, 'subscription')} of killed processes removed")
 
 
 def _chosen(app: App, words: tuple[str, ...]) -> list[Run | Job]:

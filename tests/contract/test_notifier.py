@@ -33,10 +33,9 @@ class Kind:
         if self.name == "memory":
             notifier = self.made[0] if self.made else MemoryNotifier()
         elif self.name == "pubsub":
-            from sparkles.backends.google.notifier import PubsubNotifier
             from tests.support import google
 
-            notifier = google.notifier(f"{self.state.name}-{os.getpid()}/", PubsubNotifier)
+            notifier = google.notifier(f"{self.state.name}-{os.getpid()}/", at=google.address("pubsub"))
             assert notifier.ready(20)
             notifier.wait(0)
         else:

@@ -138,7 +138,7 @@ def addresses(service: str = "datastore") -> dict[str, str]:
     return {
         "DATASTORE_EMULATOR_HOST": google.address(service),
         "STORAGE_EMULATOR_HOST": f"http://{google.address('storage')}",
-        "PUBSUB_EMULATOR_HOST": google.address("pubsub"),
+        "PUBSUB_EMULATOR_HOST": google.pubsub(),
         # The clients ask a metadata server for a login where nobody says that there is none.
         "NO_GCE_CHECK": "true",
         "PATH": os.environ["PATH"],

@@ -24,8 +24,9 @@ from sparkles.backends.google.job_store import GoogleJobStore
 from sparkles.backends.google.notifier import PubsubNotifier
 from sparkles.backends.google.projects import Place
 from sparkles.backends.google.pubsub import Topic
-from tests.support import emulators, notifiers
+from tests.support import emulators
 from tests.support.needs import requires
+from tests.support.unreliable import Unreliable
 
 UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
@@ -48,6 +49,18 @@ def address(service: str) -> str:
     if service == "storage":
         emulators.create_bucket(found)
     return found
+
+
+@functools.cache
+def pubsub() -> str:
+    """host:port of Pub/Sub for tests that are to pass whatever it does: with SPARKLES_TEST_NOTIFIER=drop no message arrives, with shuffle
+    each comes twice, late and out of order (unreliable.py)."""
+    kind = os.environ.get("SPARKLES_TEST_NOTIFIER", "")
+    if not kind:
+        return address("pubsub")
+    proxy = Unreliable(address("pubsub"), kind)
+    atexit.register(proxy.close)
+    return proxy.at
 
 
 def datastore(
@@ -73,8 +86,7 @@ def bucket(prefix: str, **options: object) -> Bucket:
 def job_store(
     service: str, prefix: str, *, faults: grpc.UnaryUnaryClientInterceptor | None = None, **options: object
 ) -> tuple[GoogleJobStore, list[Datastore | Bucket | PubsubNotifier]]:
-    """A store, and the clients to close after it. Where SPARKLES_TEST_NOTIFIER is set (to nothing, drop or shuffle, see notifiers.py) it
-    goes by events."""
+    """A store, and the clients to close after it. Where SPARKLES_TEST_NOTIFIER is set (see `pubsub`) it goes by events."""
     clients: tuple[Datastore, Bucket] = datastore(service, prefix, faults=faults), bucket(prefix)
     opened: list[Datastore | Bucket | PubsubNotifier] = list(clients)
     if "SPARKLES_TEST_NOTIFIER" in os.environ:
@@ -91,13 +103,13 @@ def place(prefix: str, topic: str = "sparkles-tests") -> Place:
 
 
 def topic(prefix: str, name: str = "sparkles-tests", at: str = "") -> Topic:
-    """The topic of an installation, on the Pub/Sub emulator or at another address."""
+    """The topic of an installation, on the Pub/Sub emulator itself or at another address."""
     return Topic(grpc.insecure_channel(at or address("pubsub"), options=UNLIMITED), place(prefix, name))
 
 
-def notifier(prefix: str, kind: type[PubsubNotifier] | None = None, **options: object) -> PubsubNotifier:
-    """A notifier of an installation; its class is what SPARKLES_TEST_NOTIFIER asks for unless given."""
-    return (kind or notifiers.chosen())(topic(prefix), **options)
+def notifier(prefix: str, *, at: str = "", **options: object) -> PubsubNotifier:
+    """A notifier of an installation; `at`: another address than that of `pubsub()`."""
+    return PubsubNotifier(topic(prefix, at=at or pubsub()), **options)
 
 
 class BlobStore:

@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import grpc
@@ -197,17 +197,6 @@ def pull_request(subscription: str = "", acknowledged: Iterable[str] = ()) -> An
     if subscription:
         return _Pull(subscription=subscription, stream_ack_deadline_seconds=ACK_S, max_outstanding_messages=10_000)
     return _Pull(ack_ids=acknowledged)
-
-
-def remove_leftovers(topic: Topic, say: Callable[[str], None] = lambda line: None) -> int:
-    """For `clean`: removes subscriptions that killed processes of this machine left. Returns how many."""
-    removed = 0
-    for name in topic.leftovers():
-        topic.unsubscribe(name)
-        removed += 1
-    if removed:
-        say(f"{removed} subscription{'s' if removed > 1 else ''} of processes that are gone removed")
-    return removed
 
 
 def _short(name: str) -> str:
