@@ -58,6 +58,8 @@ class Plan:
         self.env = {name: value for name, value in environ.items() if name not in _OWN_VARIABLES}
         self.env.update(_encoded(spec.env))
         self.problem = ""
+        self.secrets: tuple[bytes, ...] = ()
+        """Values that are not to be kept."""
         for name, reference in spec.secret_env.items():
             kind, _, source = reference.partition(":")
             value = environ.get(os.fsencode(source)) if kind == "env" else None
@@ -69,6 +71,7 @@ class Plan:
                 )
             elif os.fsencode(name) not in _OWN_VARIABLES:
                 self.env[os.fsencode(name)] = value
+                self.secrets += (value,)
         self.env[b"SPARKLES_JOB"] = os.fsencode(job_id)
         self.env[b"SPARKLES_WORKER"] = os.fsencode(worker)
         self.entries = [name + b"=" + value for name, value in self.env.items()]

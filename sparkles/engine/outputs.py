@@ -9,7 +9,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from signal import SIGKILL
@@ -25,6 +25,8 @@ from sparkles.ports import Workspace
 
 RESULTS_LIMIT = 16 << 20
 TAIL_LINES, TAIL_BYTES = 20, 8192
+SECRET_FROM = 4
+"""Bytes: a shorter value says nothing, and what it says would be in every other word."""
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -158,20 +160,25 @@ def changed_inputs(claim: Claim, blobs: Workspace) -> str:
     return ""
 
 
-def log_tail(folder: str) -> str:
-    """The last lines of the log as text for people, without reading the rest; "" where the task put something else in its place."""
+def log_tail(folder: str, secrets: Collection[bytes] = ()) -> str:
+    """The last lines of the log as text for people, without reading the rest and without these values; "" where the task put something
+    else in its place."""
     try:
         descriptor = os.open(folder + "/output.log", os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return ""
+    wanted = TAIL_BYTES + max(map(len, secrets), default=0)  # a value that begins before the last lines is found whole
     try:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode):
             return ""
-        data = os.pread(descriptor, TAIL_BYTES, max(0, facts.st_size - TAIL_BYTES))
+        data = os.pread(descriptor, wanted, max(0, facts.st_size - wanted))
     finally:
         os.close(descriptor)
-    return tail_text(data)
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= SECRET_FROM:
+            data = data.replace(secret, b"***")
+    return tail_text(data[-TAIL_BYTES:])
 
 
 def tail_text(data: bytes) -> str:

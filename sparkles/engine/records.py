@@ -95,7 +95,7 @@ class Records:
         folder = task.folder
         tail = ""
         if failure is not None:
-            tail = outputs.log_tail(folder)
+            tail = outputs.log_tail(folder, task.plan.secrets)
             # A program that passes over a refused write fails by what is missing of its outputs.
             lacking = failure is FailureClass.OUTPUT and outputs.disk_full(folder)
             if lacking or (failure is FailureClass.EXIT and (full or outputs.said_full(tail))):

@@ -44,6 +44,7 @@ def test_failure_class(outcomes, row):
     assert (found["task_failure"], found["task_exit_code"]) == (found["failure"], found["exit_code"])
     assert found["seconds"] < expected.get("seconds", 60)
     assert found["log_bytes"] == expected.get("log_bytes", found["log_bytes"])
+    assert found["tail"] == expected.get("tail", found["tail"])
     assert found["left"] == 0
     if found.get("kernel"):
         assert "ended by the kernel" in found["reason"]
@@ -168,14 +169,14 @@ def test_a_huge_log_is_never_read_whole(place):
 
 
 def test_a_secret_is_passed_on_and_not_stored(place):
-    job = place.add(
-        "secret", ['test "${#TOKEN}" = 12 && test "${TOKEN#s3}" = "cret""-value"'], secret_env={"TOKEN": "env:MY_TOKEN"}
-    )
+    """A task that prints it has it in its own log, and nowhere else."""
+    check = 'test "${#TOKEN}" = 12 && test "${TOKEN#s3}" = "cret""-value"'
+    job = place.add("secret", [check, 'echo "$TOKEN"; exit 3'], secret_env={"TOKEN": "env:MY_TOKEN"})
     place.serve(env={"MY_TOKEN": "s3cret-value"})
-    assert place.states(job) == ["succeeded"]
-    for path in place.state.rglob("*"):
-        if path.is_file():
-            assert b"s3cret-value" not in path.read_bytes()
+    assert place.states(job) == ["succeeded", "failed"]
+    assert place.attempt(job, 2).tail == "***"
+    holding = [path for path in place.state.rglob("*") if path.is_file() and b"s3cret-value" in path.read_bytes()]
+    assert holding == [place.folder(job, 2) / "output.log"]
 
 
 def test_a_scratch_directory_is_fresh_whatever_was_done_to_the_last_one(place):

@@ -25,6 +25,8 @@ from tests.support.cgroups import limited_memory
 from tests.support.worker import Place
 
 ROOT = Path(__file__).resolve().parents[2]
+SECRETS = {"SPARKLES_TEST_SECRET": "s3cret-value-of-24-bytes", "SPARKLES_TEST_PIN": "12"}
+"""What rows with secrets find in the worker's environment."""
 ROWS: list[dict[str, Any]] = json.loads((ROOT / "tests" / "golden" / "failure_classes.json").read_text())
 
 
@@ -41,7 +43,7 @@ def run(folder: Path, rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     place = Place(folder / ".sparkles")
     try:
         jobs = {row["name"]: _add(place, number, row) for number, row in enumerate(rows)}
-        place.serve()
+        place.serve(env=SECRETS)
         left = process.marked("SPARKLES_WORKER", place.worker)
         return {name: {**_outcome(place, job), "left": len(left)} for name, job in jobs.items()}
     finally:

@@ -38,11 +38,13 @@ var ownVariables = []string{
 	"SPARKLES_JOB", "SPARKLES_TASK", "SPARKLES_ATTEMPT", "SPARKLES_PARAMS", "SPARKLES_RESULTS", "SPARKLES_WORKER", "SPARKLES_TOKEN",
 }
 
-// Plan is what the attempts of one job have in common, worked out once. Problem is why none of them can run, or "".
+// Plan is what the attempts of one job have in common, worked out once. Problem is why none of them can run, or "". secrets are values that are not
+// to be kept.
 type Plan struct {
 	Spec    wire.JobSpec
 	Problem string
 	env     map[string]string
+	secrets []string
 }
 
 // NewPlan works it out; environ holds NAME=value entries, the worker's own environment.
@@ -73,8 +75,10 @@ func NewPlan(spec wire.JobSpec, job, worker string, environ []string) *Plan {
 			plan.Problem = fmt.Sprintf("secret %s: %s is not set in the environment of the worker; set %s and run again", name, reference, source)
 		default:
 			plan.set(name, value)
+			plan.secrets = append(plan.secrets, value)
 		}
 	}
+	slices.SortFunc(plan.secrets, func(a, b string) int { return len(b) - len(a) })
 	plan.env["SPARKLES_JOB"] = job
 	plan.env["SPARKLES_WORKER"] = worker
 	return plan

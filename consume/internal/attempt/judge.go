@@ -21,6 +21,8 @@ const fullBelow = 1 << 20
 const (
 	tailLines = 20
 	tailBytes = 8192
+	// secretFrom: a shorter value says nothing, and what it says would be in every other word.
+	secretFrom = 4
 )
 
 func duration(seconds float64) time.Duration {

@@ -1,6 +1,7 @@
 package attempt
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -82,7 +83,8 @@ func (f *Folder) record(
 	}
 }
 
-// tail gives the last lines of the log as text for people, without reading the rest; "" where the task put something else in its place.
+// tail gives the last lines of the log as text for people, without reading the rest and without the job's secrets; "" where the task put
+// something else in its place.
 func (f *Folder) tail() string {
 	file, err := os.OpenFile(f.LogPath(), os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
 	if err != nil {
@@ -93,12 +95,18 @@ func (f *Folder) tail() string {
 	if err != nil || !facts.Mode().IsRegular() {
 		return ""
 	}
-	if _, err := file.Seek(max(0, facts.Size()-tailBytes), io.SeekStart); err != nil {
-		return ""
+	wanted := int64(tailBytes)
+	if secrets := f.Plan.secrets; len(secrets) > 0 {
+		wanted += int64(len(secrets[0])) // a value that begins before the last lines is found whole
 	}
-	data, err := io.ReadAll(io.LimitReader(file, tailBytes))
+	data, err := io.ReadAll(io.NewSectionReader(file, max(0, facts.Size()-wanted), wanted))
 	if err != nil {
 		return ""
 	}
-	return TailText(data)
+	for _, secret := range f.Plan.secrets {
+		if len(secret) >= secretFrom {
+			data = bytes.ReplaceAll(data, []byte(secret), []byte("***"))
+		}
+	}
+	return TailText(data[max(0, len(data)-tailBytes):])
 }

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"sparkles.dev/consume/internal/blobs"
+	"sparkles.dev/consume/internal/jobstore"
 	"sparkles.dev/consume/internal/runner"
 	"sparkles.dev/consume/internal/runner/cgrouptest"
 	"sparkles.dev/consume/internal/wire"
@@ -42,6 +43,7 @@ type row struct {
 		Attempts int
 		Seconds  float64
 		LogBytes *int64 `json:"log_bytes"`
+		Tail     *string
 	}
 }
 
@@ -145,7 +147,10 @@ func play(t *testing.T, work string, rows []row) {
 		}
 		jobs[i] = s.add(each.Spec, task)
 	}
-	s.serve(func(w *Worker) { w.Work = filepath.Join(work, "w") })
+	s.serve(func(w *Worker) {
+		w.Work = filepath.Join(work, "w")
+		w.Environ = append(w.Environ, "SPARKLES_TEST_SECRET=s3cret-value-of-24-bytes", "SPARKLES_TEST_PIN=12")
+	})
 	if left, err := os.ReadDir(filepath.Join(work, "w")); err != nil || len(left) > 0 {
 		for _, entry := range left {
 			// What a task itself put beside its folder is its worker's to remove at its end.
@@ -186,6 +191,16 @@ func compare(t *testing.T, s *site, task wire.TaskRow, each row) {
 		facts, err := os.Stat(s.blobs.Path(blobs.Attempt(last.Ref, blobs.Log)))
 		if err != nil || facts.Size() != *want.LogBytes {
 			t.Errorf("log: got %v, %v, want %d bytes", facts, err, *want.LogBytes)
+		}
+	}
+	if want.Tail != nil {
+		// Of a long record the shard keeps a part; this one is whole.
+		data, err := s.blobs.ReadAll(context.Background(), jobstore.ResultName(last.Ref))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if whole, err := wire.DecodePlain[wire.Attempt](data, "result.json"); err != nil || whole.Tail != *want.Tail {
+			t.Errorf("tail: got %q, %v, want %q", whole.Tail, err, *want.Tail)
 		}
 	}
 	if pids := marked(last.Token); len(pids) > 0 {

@@ -28,7 +28,7 @@ func (w *Worker) perform(ctx context.Context, t *task, problem string) {
 	began := time.Now()
 	defer func() {
 		if err := t.folder.Remove(); err != nil {
-			w.Log.Warn("remove a scratch directory", "folder", t.folder.Path, "error", err)
+			t.log.Warn("remove a scratch directory", "folder", t.folder.Path, "error", err)
 		}
 		w.ended <- t
 	}()
@@ -125,7 +125,7 @@ func (w *Worker) follow(ctx context.Context, t *task) {
 			continue
 		}
 		if err := w.Blobs.PutObject(ctx, blobs.LogPiece(t.claim.Ref, offset), piece); err != nil {
-			w.Log.Warn("upload a piece of a log", "job", t.claim.Ref.Job, "task", t.claim.Ref.Index, "error", err)
+			t.log.Warn("upload a piece of a log", "error", err)
 			continue
 		}
 		offset += int64(len(piece))
@@ -149,14 +149,14 @@ func (w *Worker) storeLog(ctx context.Context, t *task) {
 	ref := t.claim.Ref
 	if facts, err := os.Lstat(t.folder.LogPath()); err == nil && facts.Mode().IsRegular() && facts.Size() > 0 {
 		if err := w.Blobs.PutFile(ctx, blobs.Attempt(ref, "output.log"), t.folder.LogPath()); err != nil {
-			w.Log.Error("upload a log", "job", ref.Job, "task", ref.Index, "attempt", ref.Attempt, "error", err)
+			t.log.Error("upload a log", "error", err)
 		} else if t.pieces.Load() {
 			if err := w.Blobs.DeleteLogPieces(ctx, ref); err != nil {
-				w.Log.Warn("remove the pieces of a log", "job", ref.Job, "task", ref.Index, "error", err)
+				t.log.Warn("remove the pieces of a log", "error", err)
 			}
 		}
 	}
 	if err := w.Blobs.PutRecord(ctx, ref, t.record); err != nil {
-		w.Log.Error("store a record", "job", ref.Job, "task", ref.Index, "attempt", ref.Attempt, "error", err)
+		t.log.Error("store a record", "error", err)
 	}
 }

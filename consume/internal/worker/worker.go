@@ -101,6 +101,7 @@ type task struct {
 	took   time.Duration
 	ran    bool
 	pieces atomic.Bool
+	log    *slog.Logger
 }
 
 var (
@@ -150,6 +151,11 @@ func (w *Worker) wake() {
 	case w.woken <- struct{}{}:
 	default:
 	}
+}
+
+// logOf is the log for what happens to one attempt: every line names it. What a task or its environment holds is in no line.
+func (w *Worker) logOf(ref wire.AttemptRef) *slog.Logger {
+	return w.Log.With("job", ref.Job, "task", ref.Index, "attempt", ref.Attempt)
 }
 
 func (w *Worker) current() Mode { return Mode(w.mode.Load()) }
@@ -375,14 +381,14 @@ func (w *Worker) startQueued(ctx context.Context) {
 				w.queue = w.queue[1:] // its job was deleted
 				continue
 			}
-			w.Log.Warn("read a job", "job", claim.Ref.Job, "error", err)
+			w.logOf(claim.Ref).Warn("read a job", "error", err)
 			return
 		}
 		resources := plan.Spec.Resources
 		if claim.Spec.Resources != nil {
 			resources = *claim.Spec.Resources
 		}
-		t := &task{claim: claim, cpu: resources.CPU}
+		t := &task{claim: claim, cpu: resources.CPU, log: w.logOf(claim.Ref)}
 		if memory := resources.MemoryBytes; memory != nil {
 			t.memory = *memory
 		}
@@ -405,6 +411,7 @@ func (w *Worker) startQueued(ctx context.Context) {
 		if problem == "" {
 			w.typical = t.cpu
 			w.started = append(w.started, claim)
+			t.log.Info("started", "cpu", t.cpu, "memory", attempt.Size(t.memory))
 		}
 		taskCtx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 		t.cancel = cancel
@@ -502,7 +509,8 @@ func (w *Worker) taskEnded(t *task) {
 		w.mean = max(w.mean, time.Millisecond)
 	}
 	if t.why == wire.FailureCancelled {
-		return // nobody waits for it
+		t.log.Info("taken away, ended") // nobody waits for its record
+		return
 	}
 	w.finishes = append(w.finishes, retry.Conclude(t.record, t.claim, &t.folder.Plan.Spec, t.record.EndedAtMS))
 }
@@ -525,8 +533,8 @@ func (w *Worker) commit(ctx context.Context) error {
 			if !done {
 				level = slog.LevelWarn
 			}
-			w.Log.Log(ctx, level, "ended", "job", record.Ref.Job, "task", record.Ref.Index, "attempt", record.Ref.Attempt,
-				"class", string(record.Failure), "reason", record.Reason, "recorded", done)
+			w.logOf(record.Ref).Log(ctx, level, "ended", "class", string(record.Failure), "reason", record.Reason,
+				"seconds", float64(record.EndedAtMS-record.StartedAtMS)/1000, "recorded", done)
 		}
 		w.finishes, w.started = nil, nil
 	}

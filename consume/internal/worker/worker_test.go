@@ -221,30 +221,6 @@ func TestADrainedWorkerFinishesWhatRuns(t *testing.T) {
 	}
 }
 
-func TestNeverMoreThanTheMachineHas(t *testing.T) {
-	s := newSite(t)
-	folder := t.TempDir()
-	var tasks []map[string]any
-	for range 12 {
-		tasks = append(tasks, map[string]any{"command": "mkdir " + folder + "/$SPARKLES_TASK; ls " + folder + " | wc -l; sleep 0.1; rmdir " + folder + "/$SPARKLES_TASK"})
-	}
-	job := s.add(map[string]any{"resources": map[string]any{"cpu": 1.5}}, tasks...)
-	s.serve() // 4 cores: two at a time
-	for index := 1; index <= 12; index++ {
-		task := s.task(job, index)
-		if task.State != wire.Succeeded {
-			t.Fatalf("task %d: %+v", index, task)
-		}
-		log, err := s.blobs.ReadAll(context.Background(), blobs.Attempt(task.Records[0].Ref, "output.log"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if count := strings.TrimSpace(string(log)); count != "1" && count != "2" {
-			t.Errorf("task %d saw %s at a time", index, count)
-		}
-	}
-}
-
 func TestAGrowingLogCanBeRead(t *testing.T) {
 	s := newSite(t)
 	release := filepath.Join(t.TempDir(), "release")

@@ -130,7 +130,7 @@ def _settle(worker: Worker, how: str, jobs: JobStore, blobs: Workspace, clock: C
                 FailureClass.LOST,
                 reason=f"worker {worker.id} {how} while the task ran",
                 ended_at_ms=now_ms,
-                tail=outputs.log_tail(folder),
+                tail="" if _has_secrets(claim, jobs) else outputs.log_tail(folder),
             )
         finishes.append((_finish(claim, record, jobs, now_ms), folder))
     accepted = jobs.finish([finish for finish, _ in finishes])
@@ -146,6 +146,14 @@ def _settle(worker: Worker, how: str, jobs: JobStore, blobs: Workspace, clock: C
             except OSError:
                 pass  # the store has it
     return sum(accepted) - lost, jobs.release(unstarted), lost
+
+
+def _has_secrets(claim: Claim, jobs: JobStore) -> bool:
+    """Whether the log may show values that are not known here, and so cannot be left out."""
+    try:
+        return bool(jobs.get_job(claim.ref.job).spec.secret_env)
+    except NotFound:
+        return True
 
 
 def _finish(claim: Claim, record: Attempt, jobs: JobStore, now_ms: int) -> Finish:
