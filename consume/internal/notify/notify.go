@@ -14,7 +14,9 @@ import (
 	"google.golang.org/api/option"
 	gtransport "google.golang.org/api/transport/grpc"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 
 	"sparkles.dev/consume/internal/wire"
 )
@@ -42,6 +44,9 @@ type Publisher struct {
 	events     chan wire.Event
 	done       chan struct{}
 	told       sync.Once
+
+	closing sync.RWMutex // held for writing while events is closed
+	closed  bool
 }
 
 // Open makes a publisher; it does not connect yet. An empty topic gives nil.
@@ -73,18 +78,28 @@ func (p *Publisher) Publish(_ context.Context, event wire.Event) {
 	if p == nil {
 		return
 	}
+	p.closing.RLock()
+	defer p.closing.RUnlock()
+	if p.closed {
+		return
+	}
 	select {
 	case p.events <- event:
 	default:
 	}
 }
 
-// Close publishes what was taken, within the time limit, and ends the connection.
+// Close publishes what was taken, within the time limit, and ends the connection. What is published afterwards is dropped.
 func (p *Publisher) Close() {
 	if p == nil {
 		return
 	}
-	close(p.events)
+	p.closing.Lock()
+	if !p.closed {
+		p.closed = true
+		close(p.events)
+	}
+	p.closing.Unlock()
 	select {
 	case <-p.done:
 	case <-time.After(2 * limit):
@@ -108,7 +123,8 @@ func (p *Publisher) work() {
 				more = false
 			}
 		}
-		if err := p.send(taken); err != nil {
+		// Where there is no topic nobody listens: the first who does makes it.
+		if err := p.send(taken); err != nil && status.Code(err) != codes.NotFound {
 			p.told.Do(func() {
 				p.options.Log.Warn("events are not published; whoever waits for them reads the shards instead", "error", err)
 			})
