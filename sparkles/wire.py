@@ -45,10 +45,12 @@ class JobDocument(Value, frozen=True):
 
 
 class ManifestRow(Value, frozen=True):
-    """One line of the manifest: a task's definition, which never changes."""
+    """One line of the manifest: a task's definition, which never changes. `same_files`: its inputs are those of the line before it in the
+    same member, and are not said again; a sweep's thousands of common inputs stand there once in a thousand lines."""
 
     spec: TaskSpec
     fingerprint: Digest
+    same_files: bool = False
 
 
 class TaskRow(Value, frozen=True):
@@ -170,16 +172,20 @@ def decode(data: bytes, kind: type[Document], where: str) -> Document:
 def encode_row(row: ManifestRow) -> bytes:
     """A line of a manifest. Parameters are canonical JSON, so that bytes in them survive, and params.json is them verbatim."""
     if row.spec.params:
-        row = ManifestRow(replace(row.spec, params=digest.plain(row.spec.params)), row.fingerprint)
+        row = replace(row, spec=replace(row.spec, params=digest.plain(row.spec.params)))
     return encode(row)
 
 
-def decode_row(data: bytes, where: str) -> ManifestRow:
-    """Reads a line of a manifest. Raises Damaged."""
+def decode_row(data: bytes, where: str, before: ManifestRow | None = None) -> ManifestRow:
+    """Reads a line of a manifest; `before` is what the line before it was. Raises Damaged."""
     row = _decode_plain(data, ManifestRow, where)
+    if row.same_files:
+        if before is None:
+            raise Damaged(f"{where}: expected the inputs of the first task, found `same_files`", "read", where)
+        row = replace(row, spec=replace(row.spec, files=before.spec.files), same_files=False)
     if not row.spec.params:
         return row
-    return ManifestRow(replace(row.spec, params=digest.unplain(row.spec.params)), row.fingerprint)
+    return replace(row, spec=replace(row.spec, params=digest.unplain(row.spec.params)))
 
 
 def decode_attempt(data: bytes, where: str) -> Attempt:

@@ -103,6 +103,13 @@ func rowsOf(data []byte, where string) ([]wire.ManifestRow, error) {
 		if rows[place], err = wire.DecodePlain[wire.ManifestRow](line, where); err != nil {
 			return nil, err
 		}
+		if !rows[place].SameFiles {
+			continue
+		}
+		if place == 0 {
+			return nil, &wire.Damaged{Where: where, What: "expected the inputs of the first task, found `same_files`"}
+		}
+		rows[place].Spec.Files, rows[place].SameFiles = rows[place-1].Spec.Files, false
 	}
 	return rows, nil
 }

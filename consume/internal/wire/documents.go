@@ -56,10 +56,12 @@ type JobDocument struct {
 	ShardSize int      `json:"shard_size"`
 }
 
-// ManifestRow is one line of the manifest: a task's definition, which never changes.
+// ManifestRow is one line of the manifest: a task's definition, which never changes. SameFiles: its inputs are those of the line before it
+// in the same member, and are not said again.
 type ManifestRow struct {
 	Spec        TaskSpec `json:"spec"`
 	Fingerprint string   `json:"fingerprint"`
+	SameFiles   bool     `json:"same_files" default:""`
 }
 
 // TaskRow is what changes about a task: its state, its claim's token and whether its program was started, and the records of its ended

@@ -87,7 +87,7 @@ class GoogleJobStore(Tasks):
         """See ports.JobStore."""
         if self._find(job.id) is not None:
             return False
-        writer = ManifestWriter()
+        writer = ManifestWriter(job.id)
         rows: list[TaskRow] = []
         origins: dict[int, AttemptRef] = {}
         for index, task in enumerate(tasks, 1):
@@ -104,9 +104,10 @@ class GoogleJobStore(Tasks):
                 row = rows[ref.index - 1]
                 rows[ref.index - 1] = replace(row, attempt=max(row.attempt, ref.attempt))
         manifest, data, fingerprints = writer.finish()
-        job = replace(job, count=len(rows), sequence=self._next_sequence())
         size = self._shard_size or size_for(len(rows), self._max_workers)
-        document = JobDocument(SCHEMA, job, manifest, size)
+        document = JobDocument(SCHEMA, replace(job, count=len(rows)), manifest, size)
+        _entity(document)  # what is too large is refused before anything is written
+        document = replace(document, job=replace(document.job, sequence=self._next_sequence()))
         entity = _entity(document)
         uploads = [
             self._bucket.pool.submit(self._bucket.put, names.manifest(job.id, manifest), data),
@@ -300,9 +301,12 @@ def _forget(document: ShardDocument, *, gone: Collection[AttemptRef]) -> tuple[S
 def _entity(document: JobDocument) -> Entity:
     data = wire.encode(document)
     if len(data) > DOCUMENT_BYTES:
+        spec = document.job.spec
+        parts = {name: len(msgspec.json.encode(getattr(spec, name))) for name in spec.__struct_fields__}
+        largest = max(parts, key=lambda name: parts[name])
         raise StorageFull(
-            f"job {document.job.id}: what its tasks have in common has {len(data)} bytes; Datastore takes {DOCUMENT_BYTES}: put large"
-            " values into files",
+            f"job {document.job.id}: what its tasks have in common has {len(data)} bytes, most of them `{largest}` ({parts[largest]});"
+            f" Datastore takes {DOCUMENT_BYTES}: put large values into a file (addFiles)",
             "create job",
             document.job.id,
         )
