@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from tests.support import emulators
@@ -24,6 +25,11 @@ def main(packages: list[str]) -> int:
         return 1
     for command in (["go", "vet", *TAGS, "./..."], ["go", "tool", "staticcheck", *TAGS, "./..."]):
         if subprocess.run(command, cwd=FOLDER, stdin=subprocess.DEVNULL, check=False).returncode:
+            return 1
+    # What the tests of the program build: from nothing it takes longer than go test lets a package take.
+    with tempfile.TemporaryDirectory() as folder:
+        build = ["./build", "-o", folder, "amd64", "arm64"]
+        if subprocess.run(build, cwd=FOLDER, stdin=subprocess.DEVNULL, check=False).returncode:
             return 1
     environ = dict(os.environ)
     try:

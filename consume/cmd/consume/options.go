@@ -84,6 +84,9 @@ func parseRun(args []string) (options, int) {
 	return o, -1
 }
 
+// leastLease leaves time for a heartbeat.
+const leastLease = 100 * time.Millisecond
+
 // idPattern: the id is the name of a folder and of an entity.
 var idPattern = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z._-]{0,199}$`)
 
@@ -105,8 +108,8 @@ func (o options) problem() string {
 		return fmt.Sprintf("-cpu: expected a number of cores above 0, or 0 for this machine's, found %g", o.cpu)
 	case o.memory < 0:
 		return fmt.Sprintf("-memory: expected bytes above 0, or 0 for this machine's, found %d", o.memory)
-	case o.lease < time.Second:
-		return fmt.Sprintf("-lease: expected 1s or more, found %s", o.lease)
+	case o.lease < leastLease:
+		return fmt.Sprintf("-lease: expected %s or more, found %s", leastLease, o.lease)
 	case o.beat < 0 || o.beat > o.lease/2:
 		return fmt.Sprintf("-beat: expected at most half of the lease (%s), found %s", o.lease, o.beat)
 	case o.look <= 0:

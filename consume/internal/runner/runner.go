@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -270,6 +271,7 @@ func (r *Runner) watch() {
 			return
 		case <-ticker.C:
 			r.look()
+			r.reap()
 		}
 	}
 }
@@ -296,6 +298,22 @@ func (r *Runner) look() {
 			killGroup(pid, syscall.SIGKILL)
 		}
 		p.mu.Unlock()
+	}
+}
+
+// reap waits for what running programs left behind and has ended by itself: a program that runs for days may leave more than there can be
+// processes. What is in this process's own group was started by a library, which waits for it.
+func (r *Runner) reap() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	own := strconv.Itoa(syscall.Getpgrp())
+	for _, pid := range children() {
+		if _, ours := r.programs[pid]; ours {
+			continue
+		}
+		if fields := stat(pid); len(fields) > 2 && fields[0] == "Z" && fields[2] != own {
+			_, _ = syscall.Wait4(pid, nil, syscall.WNOHANG, nil)
+		}
 	}
 }
 

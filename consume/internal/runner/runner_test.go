@@ -170,3 +170,36 @@ func TestAPlainKillIsNoLackOfMemory(t *testing.T) {
 		t.Errorf("got %+v, %v", ended, err)
 	}
 }
+
+// A program that runs for long does not fill the table of processes with what it left to this one and has ended since.
+func TestOrphansThatEndedAreReapedWhileTheProgramRuns(t *testing.T) {
+	l := launch(t, "/bin/sh", "-c", "for i in 1 2 3 4 5 6 7 8; do (sleep 0.1 & exec true); done; sleep 0.3; echo ready; exec sleep 100")
+	r := New(200*time.Millisecond, 20*time.Millisecond)
+	defer r.Close()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = r.Run(ctx, l)
+	}()
+	for logOf(t, l) == "" {
+		time.Sleep(10 * time.Millisecond)
+	}
+	zombies := func() (count int) {
+		for _, pid := range children() {
+			if fields := stat(pid); len(fields) > 0 && fields[0] == "Z" {
+				count++
+			}
+		}
+		return count
+	}
+	deadline := time.Now().Add(10 * time.Second)
+	for zombies() > 0 && time.Now().Before(deadline) {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if left := zombies(); left > 0 {
+		t.Errorf("%d ended processes are not waited for", left)
+	}
+	cancel()
+	<-done
+}
