@@ -72,13 +72,18 @@ class Cloud:
         """Puts in order what dead workers left."""
         return Healer(self.jobs, self.connection.bucket, self._clock, lease_s=self._settings.lease_s)
 
+    def check_fleet(self) -> None:
+        """Before something is run: raises ConfigError where no worker could be started."""
+        if self._settings.fleet == "processes":
+            find_consume(self._settings.consume)
+
     def fleet(self) -> ProcessFleet | HandStarted:
         """Where workers run."""
         settings, place = self._settings, self.connection.place
         if settings.fleet == "none":
             return HandStarted(place, self._say)
         return consume_fleet(
-            find_consume(settings.consume),
+            functools.partial(find_consume, settings.consume),
             settings.state / "cloud",
             self.jobs,
             self._clock,

@@ -57,15 +57,16 @@ class Installation:
 
         return layout.exists(self.settings.state)
 
-    def check_state(self) -> str:
-        """For commands that list: "" where there may be something, else the sentence that says so. Jobs in the cloud need not be from here.
+    def check_state(self, *, of_runs: bool = False) -> str:
+        """For commands that list: "" where something was run here, else the sentence that says so. Jobs in the cloud may be of others who
+        use the installation; runs are of this state folder alone (`of_runs`).
 
         Raises:
             NotFound: --state names a folder that is no state folder.
         """
         from sparkles.backends.local import layout
 
-        if self.in_cloud or self.has_state():
+        if self.has_state() or (self.in_cloud and not of_runs):
             return ""
         error = layout.no_state(self.settings.state, self._named_by())
         if self._named_by():
@@ -78,7 +79,9 @@ class Installation:
 
     def begin(self, report: Report, script: Path | None = None) -> None:
         """Something is about to be run: from now on the state folder is made where it is missing. Says where the project's root is, where
-        that is not plain: it is neither the current folder nor the script's own."""
+        that is not plain: it is neither the current folder nor the script's own. Raises ConfigError where no worker could be started."""
+        if self.in_cloud:
+            self.cloud.check_fleet()
         self._makes_state = True
         root = self.settings.root
         if root != Path.cwd() and (script is None or root != script.parent):
@@ -98,11 +101,13 @@ class Installation:
                 self.close()
 
     def imagine_state(self) -> None:
-        """Empty stores in memory, for a plan where nothing was run yet."""
+        """Empty stores in memory, for a plan where nothing was run yet. Jobs in the cloud are there all the same."""
         from sparkles.backends.memory import MemoryJobStore, MemoryRunStore
         from sparkles.backends.memory_blobs import MemoryNotifier
 
-        self.runs, self.jobs, self.notifier = MemoryRunStore(), MemoryJobStore(), MemoryNotifier()
+        self.runs, self.notifier = MemoryRunStore(), MemoryNotifier()
+        if not self.in_cloud:
+            self.jobs = MemoryJobStore()
 
     # Wiring
 

@@ -146,7 +146,7 @@ def _clean(app: App, words: tuple[str, ...], older_than: float, *, yes: bool, dr
     if words:
         plan = cleaning.plan_these(_chosen(app, words), app.jobs, before_ms=before_ms)
     else:
-        plan = cleaning.plan_all(app.runs, app.jobs, before_ms=before_ms)
+        plan = cleaning.plan_all(app.runs, app.jobs, before_ms=before_ms, shared=app.in_cloud)
     running = [run for run in app.runs.list_runs(limit=1_000_000) if run.state is RunState.RUNNING]
     driven = {str(run.id) for run in running if serving.is_driven(run)}
     cleaning.check_not_driven(plan, driven)
@@ -163,7 +163,8 @@ def _clean(app: App, words: tuple[str, ...], older_than: float, *, yes: bool, dr
         return
     # Asked for again now: who else works here may be about to store or to use something.
     alone = not driven and not any(_is_live(app))
-    grace_s = 0.0 if alone else cleaning.GRACE_S
+    # Who works with a bucket elsewhere is not seen from here.
+    grace_s = 0.0 if alone and not app.in_cloud else cleaning.GRACE_S
     freed = cleaning.remove(plan, app.runs, app.jobs, app.blobs, app.fleet, grace_s=grace_s, now_ms=app.clock.now_ms())
     subscriptions = app.cloud.tidy() if app.in_cloud else 0
     if alone:
@@ -212,6 +213,10 @@ def _show_plan(app: App, plan: Plan) -> None:
     total = render.size(sum(app.blobs.job_bytes(job.id) for job in plan.jobs))
     what = f"{render.plural(len(plan.runs), 'run')} and {render.plural(len(plan.jobs), 'job')} with {render.plural(plan.tasks, 'task')}"
     kept = f"; {plan.kept} {'stays' if plan.kept == 1 else 'stay'} (not ended, or not that old)" if plan.kept else ""
+    if plan.foreign:
+        kept += (
+            f"; {render.plural(plan.foreign, 'job')} of other state folders' runs {'stays' if plan.foreign == 1 else 'stay'}"
+        )
     if plan.runs or plan.jobs:
         render.say(f"{what}: {total} of logs and records, and the stored files that only they use{kept}")
     else:

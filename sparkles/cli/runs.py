@@ -29,7 +29,7 @@ _ITEM = re.compile(r"[0-9a-f]{12}")
 def runs(invocation: Invocation, /, limit: int, as_json: bool) -> None:
     """Lists runs, the newest first."""
     app = invocation.app
-    if nothing := app.check_state():
+    if nothing := app.check_state(of_runs=True):
         render.say(nothing)
         return
     found = app.runs.list_runs(limit=limit)

@@ -26,12 +26,14 @@ _SLICE = 500
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to go. `unfinished` names what has not ended; `kept` counts what is passed over because it has not, or is too young."""
+    """What is to go. `unfinished` names what has not ended; `kept` counts what is passed over because it has not, or is too young;
+    `foreign` counts jobs of runs that another state folder knows."""
 
     runs: list[Run] = field(default_factory=list)
     jobs: list[Job] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
     kept: int = 0
+    foreign: int = 0
 
     @property
     def tasks(self) -> int:
@@ -49,11 +51,15 @@ class Freed:
     content_bytes: int = 0
 
 
-def plan_all(runs: RunStore, jobs: JobStore, *, before_ms: int) -> Plan:
+def plan_all(runs: RunStore, jobs: JobStore, *, before_ms: int, shared: bool = False) -> Plan:
     """Every run that has ended, with its jobs, and every job without a run whose tasks have; only what ended (a job: was submitted) before
-    `before_ms`. A run with tasks that have not ended stays."""
+    `before_ms`. A run with tasks that have not ended stays.
+
+    Args:
+        shared: The jobs are of several state folders: one of a run that is not known here stays, for its run may go on with it.
+    """
     plan = Plan()
-    kept = 0
+    kept = foreign = 0
     everything = jobs.list_jobs()
     by_owner: dict[str, list[Job]] = {}
     for job in everything:
@@ -71,11 +77,13 @@ def plan_all(runs: RunStore, jobs: JobStore, *, before_ms: int) -> Plan:
     for job in everything:
         if job.owner in known:
             continue
-        if job.created_at_ms < before_ms and jobs.count_tasks(job.id).done:
+        if shared and job.owner:
+            foreign += 1
+        elif job.created_at_ms < before_ms and jobs.count_tasks(job.id).done:
             plan.jobs.append(job)
         else:
             kept += 1
-    return Plan(plan.runs, plan.jobs, [], kept)
+    return Plan(plan.runs, plan.jobs, [], kept, foreign)
 
 
 def plan_these(chosen: Sequence[Run | Job], jobs: JobStore, *, before_ms: int) -> Plan:

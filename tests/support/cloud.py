@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import secrets
 import signal
 import subprocess
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +125,14 @@ class CloudProject(Project):
             return [name for name, _, _ in bucket.listing(below)]
         finally:
             bucket.close()
+
+    def subscribers(self) -> list[int]:
+        """The pids of the processes that have a subscription to its topic."""
+        url = f"http://{google.address('pubsub')}/v1/projects/{emulators.PROJECT}/subscriptions?pageSize=1000"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            found = json.load(answer).get("subscriptions", [])
+        ending = "/" + self.variables["SPARKLES_GOOGLE_TOPIC"]
+        return [int(each["labels"]["pid"]) for each in found if each["topic"].endswith(ending)]
 
     def close(self) -> None:
         """Ends everything that runs for it."""

@@ -58,7 +58,7 @@ func parseRun(args []string) (options, int) {
 	flags.DurationVar(&o.beat, "beat", 0, "time between heartbeats (default: a sixth of the lease)")
 	flags.DurationVar(&o.look, "look", 3*time.Second, "time between looks at whether claims were taken away")
 	flags.DurationVar(&o.grace, "grace", 5*time.Second, "time between SIGTERM and SIGKILL for a program that is ended")
-	flags.BoolVar(&o.untilEmpty, "until-empty", false, "leave as soon as nothing is pending")
+	flags.BoolVar(&o.untilEmpty, "until-empty", false, "leave as soon as nothing is pending, and not with the driver")
 	flags.BoolVar(&o.textLog, "text", false, "the log as text instead of JSON")
 	flags.IntVar(&o.driverFD, "driver-fd", -1, "descriptor of a pipe whose end of file means that the driver is gone: finish what runs and leave")
 	if err := flags.Parse(args); err != nil {
@@ -74,6 +74,9 @@ func parseRun(args []string) (options, int) {
 	if problem := o.problem(); problem != "" {
 		fmt.Fprintf(os.Stderr, "consume run: %s\n", problem)
 		return o, exitConfiguration
+	}
+	if o.untilEmpty {
+		o.driverFD = -1 // it outlives the driver
 	}
 	if o.beat == 0 {
 		o.beat = o.lease / 6

@@ -14,6 +14,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -42,9 +43,11 @@ const (
 	// job to others.
 	ahead       = 2 * time.Second
 	commitAfter = 100 * time.Millisecond
-	leastPoll   = 200 * time.Millisecond
-	mostPoll    = 5 * time.Second
-	retryAfter  = time.Second
+	// tellAfter is how long a program runs before the store hears of it, if it does not hear of ends before: a short one costs one write.
+	tellAfter  = time.Second
+	leastPoll  = 200 * time.Millisecond
+	mostPoll   = 5 * time.Second
+	retryAfter = time.Second
 )
 
 // Config is what a worker is told. CPU and Memory (bytes) are what its tasks may use together. Work is a folder for scratch directories. Linger: how long it
@@ -82,6 +85,7 @@ type Worker struct {
 	running  map[string]*task
 	finishes []wire.Finish
 	started  []wire.Claim
+	tellAt   time.Time
 	ended    chan *task
 	usedCPU  float64
 	usedMem  int64
@@ -203,6 +207,9 @@ func (w *Worker) serve(ctx context.Context) error {
 				return err
 			}
 		}
+		if len(w.started) > 0 && !now.Before(w.tellAt) {
+			w.tellStarted(ctx)
+		}
 		switch w.current() {
 		case Serving:
 			w.startQueued(ctx)
@@ -269,6 +276,9 @@ func (w *Worker) serve(ctx context.Context) error {
 		}
 		if len(w.finishes) > 0 {
 			until = earliest(until, commitAt)
+		}
+		if len(w.started) > 0 {
+			until = earliest(until, w.tellAt)
 		}
 		timer := time.NewTimer(max(0, time.Until(until)))
 		select {
@@ -410,6 +420,9 @@ func (w *Worker) startQueued(ctx context.Context) {
 		w.usedMem += t.memory
 		if problem == "" {
 			w.typical = t.cpu
+			if len(w.started) == 0 {
+				w.tellAt = time.Now().Add(tellAfter)
+			}
 			w.started = append(w.started, claim)
 			t.log.Info("started", "cpu", t.cpu, "memory", attempt.Size(t.memory))
 		}
@@ -539,6 +552,20 @@ func (w *Worker) commit(ctx context.Context) error {
 		w.finishes, w.started = nil, nil
 	}
 	return nil
+}
+
+// tellStarted marks as started what still runs: people see it, and an attempt that takes its machine with it counts.
+func (w *Worker) tellStarted(ctx context.Context) {
+	w.started = slices.DeleteFunc(w.started, func(claim wire.Claim) bool { return w.running[claim.Token] == nil })
+	if len(w.started) == 0 {
+		return
+	}
+	if _, err := w.Store.Finish(ctx, nil, w.started); err != nil {
+		w.Log.Warn("mark as started", "error", err)
+		w.tellAt = time.Now().Add(retryAfter)
+		return
+	}
+	w.started = nil
 }
 
 // leave removes the row; claims that it does not know of, since an answer was lost, are released first.

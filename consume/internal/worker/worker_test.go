@@ -221,6 +221,25 @@ func TestADrainedWorkerFinishesWhatRuns(t *testing.T) {
 	}
 }
 
+func TestALongTaskIsSaidToRunWhileOthersEndOrNot(t *testing.T) {
+	s := newSite(t)
+	release := filepath.Join(t.TempDir(), "release")
+	job := s.add(nil, map[string]any{"command": "while ! test -e " + release + "; do sleep 0.05; done"})
+	done := make(chan error, 1)
+	w := s.worker()
+	go func() { done <- w.Run(context.Background()) }()
+	until(t, func() bool { return s.task(job, 1).Started })
+	if err := os.WriteFile(release, nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if task := s.task(job, 1); task.State != wire.Succeeded || task.Started {
+		t.Errorf("got %+v", task)
+	}
+}
+
 func TestAGrowingLogCanBeRead(t *testing.T) {
 	s := newSite(t)
 	release := filepath.Join(t.TempDir(), "release")

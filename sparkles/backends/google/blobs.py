@@ -31,6 +31,9 @@ from sparkles.ports import Blobs
 TOUCH_AFTER_S = 1800.0
 """Below the time for which `clean` spares content that no job refers to (an hour), so that a submission's inputs stay."""
 
+YOUNG_S = 3600.0
+"""As long as `clean` spares content; submitting a large job takes less."""
+
 SMALL_BYTES = 8 << 20
 """A file up to this is read once and uploaded from memory; a larger one is read twice."""
 
@@ -202,8 +205,13 @@ class GoogleBlobs:
         return sorted((int(piece.removeprefix(below)), size) for piece, size, _ in self._bucket.listing(below))
 
     def list_jobs(self) -> list[str]:
-        """See Blobs."""
-        return sorted({name.split("/")[1] for name, _, _ in self._bucket.listing("jobs/")})
+        """See Blobs; without those that have an object younger than an hour: a job that is just being submitted has objects first."""
+        newest: dict[str, float] = {}
+        for name, _, written in self._bucket.listing("jobs/"):
+            job = name.split("/")[1]
+            newest[job] = max(newest.get(job, 0.0), written)
+        before = time.time() - YOUNG_S
+        return sorted(job for job, written in newest.items() if written < before)
 
     def job_bytes(self, job_id: str) -> int:
         """See Blobs."""

@@ -50,7 +50,7 @@ def arguments(place: Place, pool: str, worker: str, work: str) -> list[str]:
 
 
 def consume_fleet(
-    program: str,
+    program: Callable[[], str],
     folder: Path,
     jobs: JobStore,
     clock: Clock,
@@ -62,14 +62,15 @@ def consume_fleet(
     memory_bytes: int | None = None,
     lease_s: float = 60.0,
 ) -> ProcessFleet:
-    """The consume workers of one driver on this machine. `folder` is where their scratch directories and logs go."""
+    """The consume workers of one driver on this machine. `program` is asked for when one is started; `folder` is where their scratch
+    directories and logs go."""
     options = ["--lease", f"{lease_s:g}s"]
     for name, value in (("--cpu", cpu), ("--memory", memory_bytes)):
         if value is not None:
             options += [name, str(value)]
 
     def command(pool: str, worker: WorkerId) -> list[str]:
-        return [program, *arguments(place, pool, worker, str(folder / "scratch")), "--driver-fd", "0", *options]
+        return [program(), *arguments(place, pool, worker, str(folder / "scratch")), "--driver-fd", "0", *options]
 
     return ProcessFleet(folder / "workers", jobs, clock, command, recover, lease_s=lease_s, environ=environ)
 
