@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from sparkles.engine.selecting import TaskOf
     from sparkles.model import Attempt, Job, Run, Step, StepKey
 
-_ITEM = re.compile(r"[0-9a-f]{12}")
-"""The label of an item of `map`."""
+_ITEM = re.compile(r"[0-9a-f]{12}(~[0-9]+)?")
+"""The label of an item of `map`; equal items are counted."""
 
 
 @click.command(epilog="Example:  sparkles runs --json")
@@ -168,14 +169,22 @@ def _stale(app: App, run: Run) -> set[StepKey] | None:
 
 
 def _strands(steps: Sequence[Step]) -> Callable[[str], str]:
-    """Shows strands: an item of `map` is labelled by its digest, which tells people nothing, so its place in the list stands before it."""
+    """Shows strands: an item of `map` is labelled by its digest, which tells people nothing, so its place in the list and its text stand
+    in its place."""
     from sparkles import digest
 
-    places: dict[str, int] = {}
+    places: dict[str, str] = {}
+    labels: Counter[str] = Counter()
     for step in steps:
         if step.key.kind == "join":
+            value = digest.parse(step.value) if step.value is not None else None
+            texts = value.get("items", []) if isinstance(value, dict) else []
             for place, key in enumerate(digest.parse(step.parts)["children"], 1):
-                places.setdefault(f"{step.key.strand}/{key}", place)
+                label = f"{step.key.strand}/{key}"
+                labels[label] += 1
+                word = f"{key}~{labels[label]}" if labels[label] > 1 else key
+                text = render.clean(texts[place - 1]) if place <= len(texts) else word
+                places[f"{step.key.strand}/{word}"] = f"[{place}] {text}"
 
     def shown(strand: str) -> str:
         words: list[str] = []
@@ -183,7 +192,7 @@ def _strands(steps: Sequence[Step]) -> Callable[[str], str]:
         for word in strand.split("/"):
             label = f"{label}/{word}" if label else word
             place = places.get(label) if _ITEM.fullmatch(word) else None
-            words.append(f"[{place}] {word}" if place is not None else word)
+            words.append(place if place is not None else word)
         return "/".join(words)
 
     return shown

@@ -194,10 +194,12 @@ class Log(Command, frozen=True, kw_only=True):
 
 
 class Child(msgspec.Struct, frozen=True):
-    """A strand that a command starts: its number, and the key that its label is made of (content, not order)."""
+    """A strand that a command starts: its number, and the key that its label is made of (content, not order). `text` is what people read
+    where the key is a digest."""
 
     strand: int
     key: str
+    text: str = ""
 
 
 class Parallel(Command, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from sparkles import digest
 from sparkles.engine.commands import Done, Ended, Parallel
 from sparkles.engine.journal import Journal
+from sparkles.model import Json
 
 
 class Join:
@@ -24,6 +25,8 @@ class Join:
         self.depth = depth
         self._journal = journal
         self._limit = command.limit
+        texts = [child.text for child in command.children if child.text]
+        self._shown: dict[str, Json] = {"items": texts} if texts else {}
         self._asking = journal.ask_for(label, command, begun=True)
         self._decided: str | None = None
         self.came: Mapping[str, int] = {}
@@ -52,7 +55,7 @@ class Join:
             for label in self._parked:
                 self._journal.park(label)
         if self._asking.recorded is None:
-            self._journal.start(self._asking)
+            self._journal.start(self._asking, self._shown or None)
 
     def next_to_start(self) -> list[int]:
         """The children that may start now: as the limit lets them, or those that had started before the recorded decision."""
@@ -106,11 +109,11 @@ class Join:
         """Records that every child ended well, and answers the parent."""
         recorded = self._asking.recorded
         if recorded is None or recorded.value is None or recorded.error or recorded.ended_at_ms is None:
-            self._journal.finish(self._asking, {"decided": None})
+            self._journal.finish(self._asking, {"decided": None, **self._shown})
         return Done()
 
     def fail(self, label: str, cancelled: Mapping[str, int]) -> None:
         """Records which child decided and whom that cancelled, where this is not a replay of it."""
         self._unpark()
         if self._decided is None:
-            self._journal.finish(self._asking, {"decided": label, "cancelled": dict(cancelled)}, error=True)
+            self._journal.finish(self._asking, {"decided": label, "cancelled": dict(cancelled), **self._shown}, error=True)

@@ -22,6 +22,7 @@ class LookingBlobs:
         self._blobs = blobs
         self._paths: dict[Digest, Path] = {}
         self._bytes: dict[Digest, bytes] = {}
+        self._expected: set[Digest] = set()
 
     def put_file(self, path: Path) -> Artifact:
         """The file's digest; raises UsageError as the real one does."""
@@ -60,9 +61,14 @@ class LookingBlobs:
             return self._paths[content].read_bytes()
         return self._blobs.read(content)
 
+    def expect(self, digests: Iterable[Digest]) -> None:
+        """What tasks that run again will have made."""
+        self._expected.update(digests)
+
     def missing(self, digests: Iterable[Digest]) -> set[Digest]:
-        """Those that were neither shown nor stored."""
-        return self._blobs.missing([each for each in digests if each not in self._bytes and each not in self._paths])
+        """Those that were neither shown nor stored, and that nobody is expected to make."""
+        known = (self._bytes, self._paths, self._expected)
+        return self._blobs.missing([each for each in digests if not any(each in those for those in known)])
 
 
 def _conforms(blobs: LookingBlobs) -> Content:

@@ -13,7 +13,7 @@ from sparkles.engine.commands import Answer, Done, Raised, StepError, Wait, refu
 from sparkles.engine.events import Noticed, Progressed, Report
 from sparkles.engine.journal import Asking, Journal
 from sparkles.errors import NotFound
-from sparkles.model import Counts, JobId, Json, TaskState
+from sparkles.model import Counts, Digest, JobId, Json, TaskState
 from sparkles.ports import Clock, Content, FailureGroup, JobStore
 from sparkles.units import plural
 
@@ -52,6 +52,15 @@ def sentence_of(job_id: str, counts: Counts, groups: Sequence[FailureGroup], rea
         why = reason(first)
         sentence += f"; first: task {first}: {why}" if why else f"; first: task {first}"
     return sentence
+
+
+def lost_outputs(store: JobStore, blobs: Content, job_id: str) -> tuple[list[int], set[Digest]]:
+    """The tasks of a job that have outputs which are not stored any more, and the content of these."""
+    if not store.get_job(job_id).spec.outputs:
+        return [], set()
+    outputs = store.list_outputs(job_id)
+    gone = blobs.missing({each for digests in outputs.values() for each in digests})
+    return [index for index, digests in outputs.items() if not gone.isdisjoint(digests)], gone
 
 
 class WaitSteps:
@@ -130,11 +139,7 @@ class WaitSteps:
             if job_id not in self._to_check:
                 continue
             self._to_check.discard(job_id)
-            if not self._store.get_job(job_id).spec.outputs:
-                continue
-            outputs = self._store.list_outputs(job_id)
-            gone = self._blobs.missing({each for digests in outputs.values() for each in digests})
-            lost = [index for index, digests in outputs.items() if not gone.isdisjoint(digests)]
+            lost, _ = lost_outputs(self._store, self._blobs, job_id)
             if lost and self._store.reset_tasks(job_id, {TaskState.SUCCEEDED}, lost):
                 which = f"task {lost[0]}" if len(lost) == 1 else f"{len(lost)} tasks (the first is {lost[0]})"
                 self._report(Noticed(text=f"{job_id}: outputs of {which} are not stored any more; they are made again"))

@@ -13,6 +13,8 @@ import msgspec
 from sparkles import digest
 from sparkles.engine.differences import Difference, of_tasks
 from sparkles.engine.jobs import BuiltJob
+from sparkles.engine.looking import LookingBlobs
+from sparkles.engine.monitor import lost_outputs
 from sparkles.engine.planned import Reason
 from sparkles.engine.submitting import Submitter, job_id_of
 from sparkles.errors import NotFound
@@ -31,9 +33,10 @@ class Sweep(msgspec.Struct, frozen=True):
 class PlannedJobs:
     """The jobs that a script asks for in a plan."""
 
-    def __init__(self, store: JobStore, submitter: Submitter, run: Run, before: RunId | None) -> None:
+    def __init__(self, store: JobStore, blobs: LookingBlobs, submitter: Submitter, run: Run, before: RunId | None) -> None:
         """`before` is the run whose jobs are compared with, besides those of `run`."""
         self._store = store
+        self._blobs = blobs
         self._submitter = submitter
         self._before = before
         self._named = _by_name(store, run.id)
@@ -41,6 +44,7 @@ class PlannedJobs:
         self._asked: Counter[str] = Counter()
         self._known: dict[str, list[Outcome]] = {}
         self._open: dict[str, str] = {}
+        self._lost: dict[str, list[int]] = {}
         self.again: set[str] = set()
         """Planned jobs whose tasks all succeeded before and are run again only because the cache is off: what they gave is known."""
 
@@ -77,6 +81,13 @@ class PlannedJobs:
         if not counts.done:
             return f"{job_id} ends ({_tasks(left)} to run)"
         return f"{job_id} ends (failed or cancelled and tried again: {_tasks(left)})" if left else ""
+
+    def lost_of(self, job_id: str) -> list[int]:
+        """The tasks of a job of this run that a resume lets make their outputs again; what they make is expected from then on."""
+        if job_id not in self._lost:
+            self._lost[job_id], gone = lost_outputs(self._store, self._blobs, job_id)
+            self._blobs.expect(gone)
+        return self._lost[job_id]
 
     def count(self, job_id: str) -> Counts:
         """Its tasks by state, where they are known."""

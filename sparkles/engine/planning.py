@@ -18,7 +18,7 @@ from sparkles.engine import fetching
 from sparkles.engine.differences import Difference, of_contents
 from sparkles.engine.journal import Asking
 from sparkles.engine.looking import LookingBlobs, LookingFiles, NotThere
-from sparkles.engine.planned import REUSED, RUNS, UNKNOWN, Earlier, PlanJournal, Planned, Unplannable, nearest
+from sparkles.engine.planned import REUSED, RUNS, UNKNOWN, Earlier, PlanJournal, Planned, Reason, Unplannable, nearest
 from sparkles.engine.planned_jobs import PlannedJobs
 from sparkles.engine.reading import look_at, look_at_written, look_whether, parsed
 from sparkles.engine.replay import Reuse, decide
@@ -64,7 +64,7 @@ class PlanSession:
         self._own = Earlier(run, ports.runs.list_steps(run.id))
         other = previous if previous is not None and previous.id != run.id else None
         self._earlier = Earlier(other, ports.runs.list_steps(other.id)) if other is not None else None
-        self._jobs = PlannedJobs(ports.jobs, self._submitter, run, other.id if other is not None else None)
+        self._jobs = PlannedJobs(ports.jobs, self._blobs, self._submitter, run, other.id if other is not None else None)
         self._stopped: set[str] = set()
         self._steps: dict[type[ask.Command], Callable[[str, Any], ask.Answer]] = {
             ask.Submit: self._submit,
@@ -290,7 +290,10 @@ class PlanSession:
             self._jobs.passed(name)
             counts = self._jobs.count(job_id) if self._jobs.get(job_id) is not None else None
             reused, new = (counts.succeeded, counts.total - counts.succeeded) if counts is not None else (0, 0)
-            self._say(REUSED, "submit", job_id, strand, command.position, tasks_reused=reused, tasks_new=new)
+            lost = self._jobs.lost_of(job_id) if counts is not None and not self._as_recorded else []
+            reasons = (Reason("its outputs are not stored any more", len(lost), lost[0]),) if lost else ()
+            more = {"tasks_reused": reused - len(lost), "tasks_new": new + len(lost), "reasons": reasons}
+            self._say(REUSED, "submit", job_id, strand, command.position, **more)
             return done
         cached = self._options.cache and built.spec.cache and not self._options.rerun.intersection((name, asking.key))
         sweep = self._jobs.add(job_id, built, asking.key, cached=cached)
@@ -320,7 +323,8 @@ class PlanSession:
             self._say(UNKNOWN, "wait", what, strand, command.position, why=why)
             raise Unplannable
         why = ""
-        replayed = self.journal.replayed(asking) if not planned else None
+        again = [each for each in command.jobs if each not in planned and not self._as_recorded and self._jobs.lost_of(each)]
+        replayed = self.journal.replayed(asking) if not planned and not again else None
         if replayed is not None and asking.recorded is not None:
             outcome = digest.parse(asking.recorded.value or "{}").get("outcome")
             timed_out = isinstance(replayed, ask.Raised) and replayed.error.kind == "WaitTimeout"
@@ -334,6 +338,8 @@ class PlanSession:
             raise Unplannable
         if self._jobs.again.intersection(planned):
             why = "its tasks are run again; the plan goes on with what they gave before"
+        if again:
+            why = f"tasks of {' and '.join(again)} make their outputs again; the plan goes on with what they gave before"
         verdict = REUSED if planned and not why else RUNS
         self._say(verdict, "wait", what, strand, command.position, why=why)
         return self._waited(command, reused=False)

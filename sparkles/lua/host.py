@@ -15,7 +15,7 @@ from sparkles.engine import commands as ask
 from sparkles.engine.commands import Answer, Asked, Done, Ended, Raised, StepError, Unrecorded
 from sparkles.errors import InternalError, RunCancelled, SpecError, UsageError
 from sparkles.lua import drafts, parameters, writing
-from sparkles.lua.marshal import as_list, from_lua, to_lua
+from sparkles.lua.marshal import as_list, from_lua, in_words, to_lua
 from sparkles.lua.modules import Modules
 from sparkles.lua.runtime import FOLDER, TEST_FILES, Runtime
 from sparkles.lua.source import function_source, literals
@@ -83,6 +83,7 @@ class ScriptHost:
                 "typed_params": self._typed_params,
                 "checked_params": self._checked_params,
                 "outcomes": self._page,
+                "item": in_words,
                 "key": lambda content: hashlib.sha256(content).hexdigest()[:12].encode(),
             },
             max_memory,
@@ -348,7 +349,8 @@ def _write_text(position: str, sent: bytes, text: bytes) -> ask.Command:
 
 def _parallel(position: str, sent: bytes, _rest: None) -> ask.Command:
     value = from_lua(sent)
-    children = tuple(ask.Child(child["strand"], _text(child["key"])) for child in as_list(value["children"]))
+    found = as_list(value["children"])
+    children = tuple(ask.Child(each["strand"], _text(each["key"]), _text(each.get("text", ""))) for each in found)
     return ask.Parallel(position=position, children=children, limit=value.get("limit"))
 
 

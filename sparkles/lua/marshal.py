@@ -1,4 +1,4 @@
-"""Values between Lua and Python, as MessagePack bytes. May import errors only.
+"""Values between Lua and Python, as MessagePack bytes. May import errors and digest.
 
 The bytes are written and read in C on this side (msgspec) and by `pack.lua` on the other, which costs a fifth of touching each Lua
 table through the binding. What maps to what:
@@ -21,11 +21,14 @@ from typing import Any
 
 import msgspec
 
+from sparkles import digest
 from sparkles.errors import InternalError
 from sparkles.model import Json
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder()
+
+_WORDS = 40
 
 LARGEST = 2**63 - 1
 SMALLEST = -(2**63)
@@ -42,6 +45,13 @@ def to_lua(value: Json) -> bytes:
 def from_lua(data: bytes) -> Json:
     """The Python value of bytes that `pack.lua` wrote."""
     return _DECODER.decode(data)
+
+
+def in_words(data: bytes) -> bytes:
+    """The value that `pack.lua` wrote as people read it: text as it is, anything else as JSON, both cut to 40 characters."""
+    value = from_lua(data)
+    text = value if isinstance(value, str) else digest.canonical(value)
+    return (text if len(text) <= _WORDS else f"{text[: _WORDS - 3]}...").encode()
 
 
 def as_list(value: Json) -> list[Any]:

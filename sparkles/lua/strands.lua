@@ -9,6 +9,8 @@ local getinfo, dump = debug.getinfo, string.dump
 local misuse, perform, packed, call, kind_of, made = H.misuse, H.perform, H.packed, H.call, H.kind_of, H.made
 local api = H.globals
 
+local SHOWN_ITEMS = 1000 -- of longer lists only the first items are recorded as people read them
+
 local values = {} -- strand -> what its function returned
 
 -- A strand that runs `fn` and keeps its first value.
@@ -60,6 +62,7 @@ function api.map(list, fn, opts)
     local key = call("key", packed("map", item, format("list[%d]", i)))
     ids[i] = child(fn, item, i)
     children[i] = { strand = ids[i], key = key }
+    if i <= SHOWN_ITEMS then children[i].text = call("item", packed("map", item, "")) end
   end
   perform("parallel", packed("map", { children = children, limit = limit }, ""))
   local results = {}

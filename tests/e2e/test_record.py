@@ -164,6 +164,31 @@ def test_show_says_how_a_join_ended_and_which_item_a_strand_has(site):
     assert "echo y" in of[2]
 
 
+ITEMS = """
+local function work(item) shell("echo " .. (type(item) == "table" and item.n or item)) end
+map({"x", {n = 1, text = ("long "):rep(20)}, "x", 2.5}, work)
+map({"x"}, work)
+fail("stop")
+"""
+
+
+def test_show_has_the_text_of_an_item(site):
+    """Of unfinished runs too; equal items are told apart by their place, and a long item is cut."""
+    script(site, ITEMS)
+    site.sparkles("run", "workflow.lua", code=1)
+    run, shown = lines(site)
+    strands = [line.split("  main/")[1].split("  ")[0] for line in shown if "  shell  " in line]
+    long = '[2] {"n":1,"text":"long long long long lo...'
+    assert sorted(strands) == ["[1] x", "[1] x", long, "[3] x", "[4] 2.5"]
+    (first, second) = [step["value"]["items"] for step in value(site, "show", run)["steps"] if step["kind"] == "join"]
+    assert (len(first), second) == (4, ["x"])
+    # That the items stand there before the strands have ended: the script fails while they are open.
+    script(site, 'map({"first", "second"}, function(item) if item == "second" then fail("stop") end sleep(600) end)')
+    site.sparkles("run", "workflow.lua", "--new", code=1)
+    _, shown = lines(site)
+    assert any("  main/[1] first  " in line and "  sleep  " in line for line in shown)
+
+
 def test_show_marks_what_an_edited_script_does_not_ask_for(site):
     script(site, 'shell("echo a")\nwriteText("o.txt", "x")\n')
     site.sparkles("run", "workflow.lua")

@@ -246,6 +246,13 @@ def chain(project: Project) -> Project:
 def test_an_output_that_is_gone_is_made_again_by_a_resumed_run(chain: Project) -> None:
     """Only by the task that made it; the wait is performed anew, and what comes after it works."""
     stored(chain, "content 2\n").unlink()
+    steps = {(each["kind"], each["what"].partition("-")[0]): each for each in chain.json("plan", "w.lua")}
+    submit, wait, use = steps["submit", "make"], steps["wait", "make"], steps["submit", "use"]
+    assert (submit["tasksReused"], submit["tasksNew"]) == (2, 1)
+    assert [(each["why"], each["example"]) for each in submit["reasons"]] == [("its outputs are not stored any more", 2)]
+    assert (wait["verdict"], wait["why"].partition(" of ")[0]) == ("would run", "tasks")
+    assert "make their outputs again" in wait["why"]
+    assert use["verdict"] == "reused"  # with the bytes that were there
     done = chain.run("run", "w.lua")
     assert "outputs of task 2 are not stored any more; they are made again" in done.stderr
     assert done.stdout == "well\n"
