@@ -129,6 +129,7 @@ def test_data_is_backed_up_before_a_migration(database):
 def test_a_migration_that_fails_leaves_nothing(database):
     """Its own transaction is undone, the earlier ones stand, the error says what is wrong, and the backup is there."""
     migrate(database, (ONE,))
+    database.run("INSERT INTO a VALUES (1)")
     with pytest.raises(InternalError, match="no such table: nowhere"):
         migrate(database, (ONE, TWO, BROKEN))
     assert tables(database) == {"migrations", "a", "b"}
@@ -228,6 +229,21 @@ def test_threads_migrate_at_once(tmp_path):
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(go, range(16))) == [[]] * 16
+    assert not list(tmp_path.glob(".sparkles/*backup*"))
+
+
+def test_threads_back_up_at_once(database):
+    """Each writes a file of its own and the last one stays: they shared one, and SQLite found it gone (SQLITE_IOERR_FSTAT)."""
+    migrate(database, (ONE,))
+    database.run("INSERT INTO a VALUES (41)")
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(lambda _: database.back_up(), range(64)))) == 1
+    backup = Database(database.path.with_name("sparkles.db.backup"))
+    try:
+        assert backup.all("SELECT x FROM a") == [(41,)]
+    finally:
+        backup.close()
+    assert not list(database.path.parent.glob("*.part-*"))
 
 
 def test_processes_make_the_same_folder_at_once(tmp_path):

@@ -131,7 +131,8 @@ class Database:
         Without a target it is `sparkles.db.backup`, which `sparkles doctor` makes.
         """
         target = target or self.path.with_name(f"{self.path.name}.backup")
-        part = target.with_name(f"{target.name}.part-{os.getpid()}")
+        # Of this call alone: where two threads share a file, one removes what the other writes (SQLITE_IOERR_FSTAT and its kind).
+        part = target.with_name(f"{target.name}.part-{os.getpid()}-{threading.get_ident()}")
         try:
             with closing(sqlite3.connect(part, isolation_level=None)) as copy:
                 self.connection().backup(copy)

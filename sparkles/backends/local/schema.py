@@ -211,8 +211,8 @@ def migrate(database: Database, migrations: tuple[Migration, ...] = MIGRATIONS) 
     missing = pending(database, migrations)
     if not missing:
         return
-    have = max(applied(database), default=0)
-    if have:
+    have = missing[0].number - 1
+    if _holds_data(database):
         database.back_up(database.path.with_name(f"{database.path.name}.backup-{have}"))
     for each in missing:
         with database.atomic() as connection:
@@ -226,6 +226,12 @@ def migrate(database: Database, migrations: tuple[Migration, ...] = MIGRATIONS) 
                 "INSERT INTO migrations VALUES (?, ?, ?, CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER))",
                 (each.number, each.name, __version__),
             )
+
+
+def _holds_data(database: Database) -> bool:
+    """Whether a table has a row, that of the migrations aside: another process may have begun to make this database."""
+    names = [name for kind, name, _ in database.all(_OBJECTS) if kind == "table" and name != "migrations"]
+    return any(database.one(f'SELECT 1 FROM "{name}" LIMIT 1') for name in names)
 
 
 def verify(database: Database, migrations: tuple[Migration, ...] = MIGRATIONS) -> list[str]:
