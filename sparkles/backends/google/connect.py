@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparkles.backends.google.projects import Place, find_place
 from sparkles.config import Settings
-from sparkles.errors import ConfigError
+from sparkles.errors import BackendError, ConfigError
 
 if TYPE_CHECKING:
     from sparkles.backends.google.bucket import Bucket
@@ -109,7 +109,7 @@ def connect(settings: Settings, say: Callable[[str], None] = lambda line: None, 
     )
     try:
         if check:
-            _check(connection)
+            _check(connection, used)
     except BaseException:
         connection.close()
         raise
@@ -122,11 +122,18 @@ def _log_in(settings: Settings) -> Login:
     return log_in(settings.environ)
 
 
-def _check(connection: Connection) -> None:
+def _check(connection: Connection, used: Mapping[str, str]) -> None:
     """Both at once: each is one round trip."""
-    asked = [connection.bucket.pool.submit(connection.bucket.check), connection.bucket.pool.submit(connection.datastore.check)]
-    for each in asked:
-        each.result()
+    checks = {"storage": connection.bucket.check, "datastore": connection.datastore.check}
+    asked = {service: connection.bucket.pool.submit(check) for service, check in checks.items()}
+    for service, each in asked.items():
+        try:
+            each.result()
+        except BackendError as error:
+            if service in used and error.retryable:
+                name = EMULATORS[service]
+                error.add_note(f"{name}={used[service]} leads there: start the emulator (make emulators), or unset {name}")
+            raise
 
 
 def open_datastore(

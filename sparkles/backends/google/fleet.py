@@ -5,6 +5,7 @@ Where the program is: setting `consume`, then PATH, then what `make consume` bui
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,6 +24,10 @@ def find_consume(set_to: str = "") -> str:
     if set_to:
         if not Path(set_to).is_file():
             raise ConfigError(f"consume: {set_to}: expected the program consume, found nothing there (setting `consume`)")
+        if not os.access(set_to, os.X_OK):
+            raise ConfigError(
+                f"consume: {set_to}: expected the program consume, found a file that cannot be run (setting `consume`)"
+            )
         return set_to
     found = shutil.which("consume") or (str(BUILT) if BUILT.is_file() else None)
     if found is None:
