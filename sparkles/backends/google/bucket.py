@@ -126,7 +126,7 @@ class Bucket:
                 return False
             return True
 
-        return self._trying(call, name, watched=False)
+        return self._trying(call, name, watched=size <= SMALL_BYTES)
 
     def get(self, name: str, *, start: int = 0, end: int | None = None) -> bytes:
         """The bytes from `start` to before `end`. Raises NotFound."""
@@ -135,24 +135,25 @@ class Bucket:
 
         def call() -> bytes:
             last = None if end is None else end - 1
+            found = _Bytes(self._patience.progress)
             try:
-                found: bytes = self._blob(name).download_as_bytes(
-                    start=start or None, end=last, raw_download=True, timeout=CALL_S, retry=None
+                self._blob(name).download_to_file(
+                    found, start=start or None, end=last, raw_download=True, timeout=CALL_S, retry=None
                 )
             except api_errors.RequestRangeNotSatisfiable:
                 return b""
-            return found
+            return found.getvalue()
 
-        return self._trying(call, name, watched=end is not None)
+        return self._trying(call, name)
 
     def get_file(self, name: str, path: Path) -> None:
         """Writes the object's bytes to `path`. Raises NotFound, OSError."""
 
         def call() -> None:
-            with open(path, "wb") as file:
+            with io.BufferedWriter(_File(path, self._patience.progress)) as file:
                 self._blob(name).download_to_file(file, raw_download=True, timeout=CALL_S, retry=None, checksum="crc32c")
 
-        self._trying(call, name, watched=False)
+        self._trying(call, name)
 
     def size(self, name: str) -> int | None:
         """Bytes of the object; None where there is none."""
@@ -235,6 +236,30 @@ def _settle_environment(client: storage.Client) -> None:
     session.proxies = dict(requests.utils.get_environ_proxies(client._connection.API_BASE_URL))
     session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
     session.trust_env = False
+
+
+class _Bytes(io.BytesIO):
+    """Bytes that tell when some more came."""
+
+    def __init__(self, came: Callable[[], None]) -> None:
+        super().__init__()
+        self._came = came
+
+    def write(self, data: Any) -> int:
+        self._came()
+        return super().write(data)
+
+
+class _File(io.FileIO):
+    """A file that tells when some more of it came."""
+
+    def __init__(self, path: Path, came: Callable[[], None]) -> None:
+        super().__init__(path, "wb")
+        self._came = came
+
+    def write(self, data: Any) -> int:
+        self._came()
+        return super().write(data)
 
 
 def _can_help(error: Exception) -> bool:

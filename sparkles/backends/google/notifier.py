@@ -52,6 +52,8 @@ class PubsubNotifier:
         self._subscription = ""
         self._call: Any = None
         self._told_off = False
+        self._doubted = False
+        self._unannounced = ""
         self._outbox = _Outbox(topic, self._publish_failed) if topic is not None else None
 
     # The port
@@ -86,6 +88,7 @@ class PubsubNotifier:
         self._closing.set()
         if self._outbox is not None:
             self._outbox.close(CLOSE_S)
+        self._tell_unannounced()
         with self._lock:
             call = self._call
         if call is not None:
@@ -134,7 +137,7 @@ class PubsubNotifier:
         with self._lock:
             events = list(self._events)
             self._events.clear()
-            gap, self._gap = self._gap, not self._live.is_set()
+            gap, self._gap = self._gap, self._doubted or not self._live.is_set()
         return None if gap else events
 
     # Listening
@@ -217,6 +220,7 @@ class PubsubNotifier:
         if self._told_off:
             self._told_off = False
             self._say("notifications on")
+        self._tell_unannounced()
         self._pipe.hint()
         self._settled.set()
 
@@ -230,6 +234,7 @@ class PubsubNotifier:
         """What came over the wire; a double of a test changes it."""
         topic = self._topic
         events = []
+        self._doubted = False
         for message in messages:
             if topic is None or not topic.concerns_us(message):
                 continue
@@ -264,11 +269,25 @@ class PubsubNotifier:
             if self._told_off:
                 return
             self._told_off = True
+            self._unannounced = ""
         self._say(f"{POLLING} ({why})" if why else POLLING)
 
     def _publish_failed(self, error: grpc.RpcError) -> None:
+        """Where no message can be sent, a stream that looks alive may bring none: shards are read again until one comes."""
+        with self._lock:
+            first, self._doubted, self._gap = not self._doubted, True, True
+        if not first or self._told_off:
+            return
         said = translate(error, "Pub/Sub: publish", self._name())
-        self._say(f"a change could not be announced, others see it up to 30 s later ({said})")
+        self._unannounced = f"a change could not be announced, others see it up to 30 s later ({said})"
+        if self._live.is_set():
+            self._tell_unannounced()
+
+    def _tell_unannounced(self) -> None:
+        """Waits for the first who listens, who may have the same to say of all notifications."""
+        said, self._unannounced = self._unannounced, ""
+        if said:
+            self._say(said)
 
 
 class _Outbox:
@@ -280,7 +299,6 @@ class _Outbox:
         self._waiting: deque[tuple[float, Any]] = deque(maxlen=_MOST_WAITING)
         self._hinted = False
         self._sending = False
-        self._told = False
 
     def hint(self) -> None:
         """A message without data; one that waits already is enough."""
@@ -326,8 +344,7 @@ class _Outbox:
     def _sent(self, future: Any) -> None:
         error = future.exception() if not future.cancelled() else None
         # Where there is no topic nobody listens: the first who does makes it.
-        if isinstance(error, grpc.RpcError) and error.code() is not grpc.StatusCode.NOT_FOUND and not self._told:
-            self._told = True
+        if isinstance(error, grpc.RpcError) and error.code() is not grpc.StatusCode.NOT_FOUND:
             self._failed(error)
         self._send()
 

@@ -67,7 +67,7 @@ class Patience:
         """The call's answer. Raises what `translate` makes of its last error.
 
         Args:
-            watched: Whether it has to answer soon; not so where it moves a large file.
+            watched: Whether it has to answer soon, or calls `progress` meanwhile; not so where it sends a large file.
             patience_s: Instead of what all calls have.
         """
         patience_s = self._patience_s if patience_s is None else patience_s
@@ -93,6 +93,10 @@ class Patience:
             if watched:
                 with self._lock:
                     self._under_way.pop(threading.get_ident(), None)
+
+    def progress(self) -> None:
+        """Something of an answer came: to be called by what takes its time."""
+        self._answer(time.monotonic())
 
     def answers_for_s(self) -> float:
         """How long ago a call was last answered after more than `told_after_s`; inf where none was. Who judges by what others write here

@@ -1,0 +1,148 @@
+"""Services that disappear, break off or refuse, and content that is not what it was: the cloud backend with the real command."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support import google
+from tests.support.cloud_site import CloudSite
+from tests.support.emulators import Emulator, create_bucket, free_port
+from tests.support.proxy import Breaking, GrpcFaults, HttpFaults, Link
+
+FILES = [Path(__file__).parent / "kill" / name for name in ("workflow.lua", "task.sh", "params.csv")]
+
+AWAY_S = 12.0
+TOLD_S = 5.0
+SLACK_S = 4.0
+"""Of a busy machine."""
+
+FINAL = "index,value\n1,86\n2,97\n3,110\n4,125\n"
+"""What the workflow leaves: x * x + 61."""
+
+NAMES = {"datastore": "Datastore", "storage": "Cloud Storage", "pubsub": "Pub/Sub"}
+VARIABLES = {"datastore": "DATASTORE_EMULATOR_HOST", "storage": "STORAGE_EMULATOR_HOST", "pubsub": "PUBSUB_EMULATOR_HOST"}
+
+pytestmark = [pytest.mark.google, pytest.mark.slow]
+
+
+def through(service, address):
+    """The variable that leads the commands to another address of a service."""
+    return {VARIABLES[service]: f"http://{address}" if service == "storage" else address}
+
+
+@pytest.fixture
+def sites(tmp_path):
+    """Makes sites and what stands between them and the emulators; ends what is left of them."""
+    made = []
+
+    def make(name="site", between=(), **variables):
+        for service, each in dict(between).items():
+            variables |= through(service, each.address)
+        site = CloudSite(tmp_path / name, FILES, **variables)
+        made.extend([site, *(each for each in dict(between).values() if not isinstance(each, Emulator))])
+        return site
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def ended_well(site):
+    """The run is over: its files are right, every attempt counted, and nothing is left."""
+    assert (site.folder / "final.csv").read_text() == FINAL
+    site.check_trace()
+    found = site.attempts()
+    assert [len(attempts) for attempts in found.values()] == [1] * 9, "a task ran again"
+    assert [each.failure for attempts in found.values() for each in attempts] == [None] * 9
+    site.until(lambda: not site.processes(), "the end of all processes", 10)
+    assert site.store.list_workers() == []
+
+
+@pytest.mark.parametrize("service", NAMES)
+def test_a_service_that_disappears_is_waited_for(sites, service):
+    link = Link(google.address(service))
+    site = sites(between={service: link})
+    command = site.background("run", "workflow.lua")
+    command.wait_for("run r-")
+    if service != "storage":  # which the driver needs at the beginning and at the end
+        site.until(site.task_groups, "a running task")
+    link.pause()
+    began = time.monotonic()
+    if service == "pubsub":  # without it nothing waits longer than a poll
+        time.sleep(AWAY_S)
+    else:
+        command.wait_for(f"{NAMES[service]} does not answer")
+        assert TOLD_S - 1 < time.monotonic() - began < TOLD_S + SLACK_S
+        time.sleep(max(0.0, began + AWAY_S - time.monotonic()))
+    link.resume()
+    said = command.end()
+    assert said.count(f"{NAMES[service]} does not answer") <= 1
+    ended_well(site)
+
+
+def test_pubsub_that_is_not_there_is_polled_around_and_said_once(sites):
+    site = sites(**through("pubsub", f"127.0.0.1:{free_port()}"))
+    said = site.finish()
+    assert said.count("notifications off: polling") == 1, said
+    assert said.count("cannot be reached") == 1, said
+    ended_well(site)
+
+
+CASES = {
+    "Datastore aborts, is out of quota, loses answers of commits": (
+        "datastore",
+        lambda target: GrpcFaults(target, "Commit", 0.15),
+    ),
+    "Datastore's connections break in the middle": ("datastore", lambda target: Breaking(target, 0.04)),
+    "Cloud Storage is out of quota and overloaded": ("storage", lambda target: HttpFaults(target, 0.2)),
+    "Cloud Storage's connections break in the middle": ("storage", lambda target: Breaking(target, 0.1)),
+    "Pub/Sub's connections break in the middle": ("pubsub", lambda target: Breaking(target, 0.3)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_calls_that_fail_are_made_again(sites, case):
+    service, make = CASES[case]
+    between = make(google.address(service))
+    site = sites(between={service: between})
+    site.finish()
+    assert len(between.faults.made) if isinstance(between, GrpcFaults) else between.made
+    ended_well(site)
+
+
+@pytest.fixture
+def own():
+    """Emulators that no other test uses: they can be stopped."""
+    started = {}
+    try:
+        for service in ("datastore", "storage"):
+            started[service] = Emulator(service)
+        create_bucket(started["storage"].address)
+        yield started
+    finally:
+        for each in started.values():
+            each.stop()
+
+
+def test_everything_stops_for_30_s(sites, own):
+    """The servers themselves, and what leads to Pub/Sub: no task is lost, none runs twice."""
+    link = Link(google.address("pubsub"))
+    site = sites(between={"pubsub": link, **own})
+    command = site.background("run", "workflow.lua")
+    site.until(lambda: sum(each.what == "ends" for each in site.said()) >= 2, "two ended tasks")
+    began = time.monotonic()
+    for each in (*own.values(), link):
+        each.pause()
+    command.wait_for("Datastore does not answer")
+    assert time.monotonic() - began < TOLD_S + SLACK_S
+    time.sleep(began + 30 - time.monotonic())
+    for each in (*own.values(), link):
+        each.resume()
+    said = command.end()
+    assert "Datastore answers again" in said
+    assert (site.folder / "final.csv").read_text() == FINAL
+    assert sorted(each.what for each in site.said()) == ["begins"] * 9 + ["ends"] * 9
+    site.until(lambda: not site.processes(), "the end of all processes", 10)
