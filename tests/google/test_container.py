@@ -93,13 +93,18 @@ def test_a_task_runs_in_an_empty_image(place):
     assert "/bin/sh" in place.log()
 
 
-def test_sigterm_to_pid_1_gives_the_task_back(place):
-    """What runs is told to end, its log and record are kept, the worker leaves with 143; another worker runs the task again."""
+@pytest.mark.parametrize(
+    ("signals", "code"), [([signal.SIGTERM], 143), ([signal.SIGINT, signal.SIGINT], 0)], ids=["SIGTERM", "SIGINT twice"]
+)
+def test_a_signal_to_pid_1_gives_the_task_back(place, signals, code):
+    """What runs is told to end, its log and record are kept, and the worker leaves; the task waits for another one."""
     waiting, arguments = place.submit("/task", "hold")
     container = place.start(arguments)
     holding(container)
-    container.signal(signal.SIGTERM)
-    container.end(143)
+    for number in signals:
+        container.signal(number)
+        time.sleep(0.2)  # equal signals that arrive together are one
+    container.end(code)
     store, clients = place.cloud.jobs()
     [job] = store.list_jobs()
     [task] = store.list_tasks(job.id)
@@ -112,6 +117,33 @@ def test_sigterm_to_pid_1_gives_the_task_back(place):
     assert waiting.process.poll() is None
     place.cloud.run("kill", "LAST")
     waiting.end(code=1)
+
+
+def test_a_worker_with_nothing_to_do_leaves(place):
+    """When it is told to finish, and when its linger is over."""
+    waiting, arguments = place.submit("/consume", "version")
+    container = place.start(arguments)
+    waiting.end()
+    container.signal(signal.SIGHUP)
+    container.end(0)
+    assert "nothing to do" in place.start(arguments, "-linger", "500ms").end(0)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "said"),
+    [
+        ("-bucket", "no-such-bucket", "no bucket no-such-bucket"),
+        ("-work", "/not/mine", "make the folder for scratch directories: mkdir /not: permission denied"),
+        ("-work", "/consume/below", "not a directory"),
+    ],
+)
+def test_what_cannot_work_ends_the_worker_for_good(place, flag, value, said):
+    """Exit code 78 and a sentence, as for values that are wrong at first sight."""
+    waiting, arguments = place.submit("/consume", "version")
+    ended = place.start([*arguments, flag, value]).end(78)
+    assert said in ended
+    assert "goroutine" not in ended
+    waiting.process.kill()
 
 
 def test_orphans_are_reaped_while_the_task_runs(place):

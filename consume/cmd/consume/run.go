@@ -4,8 +4,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -148,7 +150,9 @@ func listen(w *worker.Worker, driverFD int, log *slog.Logger) func() bool {
 // fail tells an error and gives the exit code that it means.
 func fail(log *slog.Logger, err error) int {
 	log.Error("ended", "error", err)
-	if worker.Hopeless(err) || datastore.IsConfiguration(err) || gcs.IsConfiguration(err) {
+	var path *fs.PathError
+	folder := errors.As(err, &path) && !errors.Is(err, syscall.ENOSPC) // one for scratch directories that cannot be made
+	if folder || worker.Hopeless(err) || datastore.IsConfiguration(err) || gcs.IsConfiguration(err) {
 		return exitConfiguration
 	}
 	return exitTransient

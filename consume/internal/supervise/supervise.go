@@ -76,6 +76,8 @@ func start(args []string) (int, *os.File, error) {
 	pid, err := syscall.ForkExec(own, append([]string{os.Args[0]}, args...), &syscall.ProcAttr{
 		Env:   append(clean(os.Environ()), fmt.Sprintf("%s=%d", variable, os.Getpid())),
 		Files: []uintptr{0, 1, 2, reader.Fd()},
+		// A terminal sends Ctrl-C to its whole foreground group: in this process's group the child would get it twice, once forwarded.
+		Sys: &syscall.SysProcAttr{Setpgid: true},
 	})
 	return pid, writer, err
 }

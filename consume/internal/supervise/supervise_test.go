@@ -34,6 +34,17 @@ func TestMain(m *testing.M) {
 		note("ready")
 		<-signals
 		os.Exit(43)
+	case "do-count":
+		signals := make(chan os.Signal, 8)
+		signal.Notify(signals, syscall.SIGINT)
+		note("ready")
+		<-signals
+		select {
+		case <-signals:
+			os.Exit(2)
+		case <-time.After(time.Second):
+			os.Exit(1)
+		}
 	case "do-leave":
 		// A program of its own, and one that called setsid.
 		for _, line := range []string{"sleep 100 & echo $! > a; wait", "setsid sh -c 'echo $$ > b; exec sleep 100' & sleep 100"} {
@@ -58,6 +69,7 @@ func supervise(t *testing.T, what string) (*exec.Cmd, string) {
 	folder := t.TempDir()
 	command := exec.Command(os.Args[0], what, folder)
 	command.Stderr = os.Stderr
+	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := command.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -94,6 +106,23 @@ func TestSignalsAreForwarded(t *testing.T) {
 	_ = command.Wait()
 	if code := command.ProcessState.ExitCode(); code != 43 {
 		t.Errorf("got exit code %d", code)
+	}
+}
+
+// One Ctrl-C is one: the second would end what runs.
+func TestCtrlCOfATerminalArrivesOnce(t *testing.T) {
+	command, folder := supervise(t, "do-count")
+	pidIn(t, folder, "ready")
+	// What is forwarded comes clearly after what the terminal sent: signals that are close to each other become one.
+	_ = command.Process.Signal(syscall.SIGSTOP)
+	if err := syscall.Kill(-command.Process.Pid, syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(200 * time.Millisecond)
+	_ = command.Process.Signal(syscall.SIGCONT)
+	_ = command.Wait()
+	if count := command.ProcessState.ExitCode(); count != 1 {
+		t.Errorf("it arrived %d times", count)
 	}
 }
 
