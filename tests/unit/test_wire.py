@@ -1,15 +1,17 @@
 """The documents that drivers and workers share: tests/golden/wire, which consume/internal/wire reads as well."""
 
 import json
+import typing
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from sparkles import wire
 from sparkles.backends.google import names
 from sparkles.errors import Damaged, SchemaTooNew
-from sparkles.model import AttemptRef
-from sparkles.wire import Event, JobDocument, ShardDocument, WorkerDocument
+from sparkles.model import Attempt, AttemptRef, TaskSpec
+from sparkles.wire import Event, JobDocument, ManifestRow, ShardDocument, WorkerDocument
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "wire"
 
@@ -20,7 +22,11 @@ def read(name):
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("job.json", JobDocument), ("shard.json", ShardDocument), ("worker.json", WorkerDocument), ("event.json", Event)],
+    [
+        (f"{which}{name}.json", kind)
+        for which in ("", "full_")
+        for name, kind in (("job", JobDocument), ("shard", ShardDocument), ("worker", WorkerDocument), ("event", Event))
+    ],
 )
 def test_documents_survive_a_round_trip(name, kind):
     """Byte by byte: what is read is what is written."""
@@ -29,7 +35,9 @@ def test_documents_survive_a_round_trip(name, kind):
 
 def test_records_and_lines_survive_a_round_trip():
     """They carry no schema: a document names them."""
-    assert wire.encode(wire.decode_attempt(read("result.json"), "result.json")) == read("result.json")
+    for name in ("result.json", "full_result.json"):
+        assert wire.encode(wire.decode_attempt(read(name), name)) == read(name)
+    assert wire.encode_row(wire.decode_row(read("full_manifest_row.json"), "manifest")) == read("full_manifest_row.json")
     row = wire.decode_row(read("manifest_row.json"), "manifest")
     assert wire.encode_row(row) == read("manifest_row.json")
     assert row.spec.params["big"] == 9007199254740993
@@ -87,3 +95,54 @@ def test_names():
     assert names.fingerprints(job.job.id) == golden["fingerprints"]
     assert names.attempt(AttemptRef(job.job.id, 2, 1), "result.json") == golden["result"]
     assert {prefix: names.namespace(prefix) for prefix in golden["namespaces"]} == golden["namespaces"]
+
+
+def test_a_line_with_the_inputs_of_the_line_before():
+    """They are filled in where a part is read; the first line of a part cannot ask for that."""
+    first = wire.decode_row(read("full_manifest_row.json"), "manifest")
+    line = b'{"spec":{"command":"b"},"fingerprint":"x","same_files":true}'
+    second = wire.decode_row(line, "manifest", first)
+    assert second == ManifestRow(TaskSpec("b", files=first.spec.files), "x")
+    with pytest.raises(Damaged, match=r"manifest: expected the inputs of the first task, found `same_files`"):
+        wire.decode_row(line, "manifest")
+
+
+GOLDEN_KINDS = {
+    "job": JobDocument,
+    "shard": ShardDocument,
+    "worker": WorkerDocument,
+    "event": Event,
+    "manifest_row": ManifestRow,
+    "result": Attempt,
+}
+
+
+def seen(value, kind, found):
+    """Notes the fields of each table in a golden file, by the struct that it is."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and isinstance(value, dict):
+        hints = typing.get_type_hints(kind)
+        for name, item in value.items():
+            found.setdefault(kind, set()).add(name)
+            seen(item, hints[name], found)
+    elif isinstance(value, list):
+        for item in value:
+            for inner in typing.get_args(kind):
+                seen(item, inner, found)
+    elif isinstance(value, dict):
+        for inner in typing.get_args(kind):
+            seen(value, inner, found)
+
+
+def test_the_golden_files_are_complete():
+    """Every field of every struct stands in one of them, so that neither side can forget one unseen."""
+    found = {}
+    for name, kind in GOLDEN_KINDS.items():
+        for file in (f"{name}.json", f"full_{name}.json"):
+            seen(json.loads(read(file)), kind, found)
+    missing = {
+        f"{kind.__name__}.{field.name}"
+        for kind, names in found.items()
+        for field in msgspec.structs.fields(kind)
+        if field.name not in names
+    }
+    assert missing == {"ManifestRow.same_files"}  # which takes a line before it: below

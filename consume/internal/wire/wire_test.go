@@ -87,6 +87,32 @@ func TestGoldenDocumentsSurviveARoundTrip(t *testing.T) {
 	}
 }
 
+// TestGoldenDocumentsWithEveryFieldSurviveARoundTrip: nothing that Python knows is unknown here, or forgotten when it is written.
+func TestGoldenDocumentsWithEveryFieldSurviveARoundTrip(t *testing.T) {
+	roundTrip(t, "full_job.json", Decode[JobDocument])
+	roundTrip(t, "full_shard.json", Decode[ShardDocument])
+	roundTrip(t, "full_worker.json", Decode[WorkerDocument])
+	roundTrip(t, "full_event.json", Decode[Event])
+	roundTrip(t, "full_result.json", DecodePlain[Attempt])
+	roundTrip(t, "full_manifest_row.json", DecodePlain[ManifestRow])
+}
+
+// TestEveryNewerDocumentIsRefused, of whatever kind, before anything else of it is looked at.
+func TestEveryNewerDocumentIsRefused(t *testing.T) {
+	text := []byte(`{"unheard_of":{},"schema":2,"job":["of another kind"]}`)
+	for name, read := range map[string]func([]byte, string) error{
+		"job":    func(data []byte, where string) error { _, err := Decode[JobDocument](data, where); return err },
+		"shard":  func(data []byte, where string) error { _, err := Decode[ShardDocument](data, where); return err },
+		"worker": func(data []byte, where string) error { _, err := Decode[WorkerDocument](data, where); return err },
+		"event":  func(data []byte, where string) error { _, err := Decode[Event](data, where); return err },
+	} {
+		var newer *SchemaTooNew
+		if err := read(text, name); !errors.As(err, &newer) || newer.Schema != 2 || newer.Where != name {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
+
 // TestANewerDocumentIsRefused by name, whatever else is in it.
 func TestANewerDocumentIsRefused(t *testing.T) {
 	_, err := Decode[JobDocument](golden(t, "newer_job.json"), "job align-1a2b3c4d")
