@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import math
 import os
+import resource
 import secrets
 import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import requests.adapters
-from common import ROOT, SPARKLES, Ended, Failed, Row, run, scratch, show
+from common import ROOT, SPARKLES, Failed, Row, run, scratch, show
 
 sys.path.insert(0, str(ROOT))
 
@@ -42,7 +43,15 @@ def measure() -> list[Row]:
             emulator.stop()
 
 
-def submitted(count: int) -> Ended:
+class Submitted(NamedTuple):
+    """One submission: seconds of the whole process, those of the processor in it, and the greatest resident memory."""
+
+    seconds: float
+    processor_s: float
+    bytes: int
+
+
+def submitted(count: int) -> Submitted:
     """One submission, to an installation of its own."""
     prefix = f"bench-{secrets.token_hex(4)}/"
     with scratch() as folder:
@@ -54,7 +63,9 @@ def submitted(count: int) -> Ended:
             f"local rows = {{}}\nfor i = 1, {count} do rows[i] = {{ i = i }} end\n"
             'submit(JobBuilder("trivial"):setCommandTemplate{ "true", "{i}" }:createTasksFor(rows))\nfail("that is all")\n'
         )
+        before = children_s()
         ended = run([SPARKLES, "run", "submit.lua"], folder, expect=1, watch=True)
+        processor_s = children_s() - before
     store, clients = google.job_store("datastore", prefix)
     jobs = store.list_jobs()
     pending = store.count_tasks(jobs[0].id).pending if jobs else 0
@@ -62,13 +73,19 @@ def submitted(count: int) -> Ended:
         client.close()
     if pending != count or "that is all" not in ended.output:
         raise Failed(f"{pending} of {count} tasks are pending:\n{ended.output[-2000:]}")
-    return ended
+    return Submitted(ended.seconds, processor_s, ended.driver_bytes)
+
+
+def children_s() -> float:
+    """Processor time of the processes that ended so far."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def tasks() -> list[Row]:
     print(f"submitting, {REPEATS} times each")
     submitted(COUNTS[-2])  # the emulators' first requests take seconds
-    found: dict[int, list[Ended]] = {count: [] for count in COUNTS}
+    found: dict[int, list[Submitted]] = {count: [] for count in COUNTS}
     for _ in range(REPEATS):
         for count in COUNTS:
             found[count].append(submitted(count))
@@ -78,7 +95,9 @@ def tasks() -> list[Row]:
     slope, _ = statistics.linear_regression([math.log(count) for count in COUNTS], [math.log(each) for each in seconds])
     last = math.log((seconds[-1] - seconds[0]) / (seconds[-2] - seconds[0])) / math.log(COUNTS[-1] / COUNTS[-2])
     detail = ", ".join(f"{count:,}: {each:.2f} s" for count, each in zip(COUNTS, seconds, strict=True))
-    memory = max(each.driver_bytes for each in found[COUNTS[-1]])
+    own = statistics.median(each.processor_s for each in found[COUNTS[-1]])
+    detail += f"; of that the driver's processor time {own:.1f} s"
+    memory = max(each.bytes for each in found[COUNTS[-1]])
     return [
         Row(f"submit {COUNTS[-1]:,} tasks to the cloud", seconds[-1], "s", 10.0, detail),
         Row(f"growth of that from {COUNTS[0]} to {COUNTS[-1]:,} tasks (1: linear)", slope, "exponent", 1.05),
