@@ -225,12 +225,14 @@ def main() -> int:
     )
     options = parser.parse_args()
     names = ["firestore" if options.firestore and name == "datastore" else name for name in SERVICES]
+    print(f"starting {', '.join(names)}; that takes some seconds", file=sys.stderr, flush=True)
     try:
         running = start(names)
     except Missing as error:
         print(error, file=sys.stderr)
         return 1
     try:
+        print("# To use them, paste this into another terminal:")
         for emulator in running.values():
             print("export {}={}".format(*emulator.variable))
         print(
