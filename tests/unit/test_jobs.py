@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from sparkles.engine.files import RunFiles
 from sparkles.engine.jobs import build
 from sparkles.model import InputFile, OomRetry, OutputGlob, Resources, RetryPolicy
 from tests.support.drafts import content, made, rows, source
+from tests.support.pace import quiet_s
 
 
 @pytest.fixture
@@ -128,12 +128,11 @@ def test_digest_counts_everything_but_where_files_were(files: RunFiles) -> None:
 
 
 def test_100_000_tasks(files: RunFiles) -> None:
-    """Under 60 MB beyond the drafts, and quick (2 s are wanted on an idle machine)."""
+    """Under 60 MB beyond the drafts, and quick: 2 s are wanted, and twice that is allowed."""
     sweep = rows(*({"sample": f"s{n}", "alpha": n / 7, "n": n} for n in range(100_000)))
     draft = JobDraft(name="big", command="run {sample} --alpha {alpha} -n {n}", tasks=sweep, files=(FileDraft("a.txt"),))
-    start = time.perf_counter()
+    assert quiet_s(lambda: build(draft, files), tries=1) < 4
     built = build(draft, files)
-    assert time.perf_counter() - start < 5
     assert built.tasks[99_999].command == "run s99999 --alpha 14285.57142857143 -n 99999"
     del built
     tracemalloc.start()
