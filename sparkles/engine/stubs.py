@@ -24,7 +24,7 @@ from sparkles.engine.outputs import compile_glob
 from sparkles.engine.reading import parsed
 from sparkles.engine.stub_files import StubFiles
 from sparkles.errors import InternalError, RowsError, UsageError
-from sparkles.model import Counts, Digest, FailureClass, Json, StepKey
+from sparkles.model import Counts, Digest, FailureClass, JobSpec, Json, StepKey
 from sparkles.ports import FailureGroup
 
 Ask = Callable[[str, dict[str, Json]], dict[str, Json]]
@@ -196,6 +196,9 @@ class StubSession:
             self._outcome(job_id, index, task.params, task.name, given)
             for index, (task, given) in enumerate(zip(built.tasks, answers, strict=True), 1)
         ]
+        for task in found:
+            if task["state"] == "succeeded":
+                _check_required(built.spec, task["index"], task["outputs"])
         self._jobs[job_id] = (built.spec.name, found)
         return Done({"id": job_id, "name": built.spec.name, "count": len(found)})
 
@@ -331,6 +334,20 @@ def _check_outputs(job: str, patterns: list[str], index: int, given: Iterable[st
             kept = f"setOutputs has {listed}" if patterns else "it has no setOutputs"
             raise UsageError(
                 f"onSubmit gives task {index} of the job '{job}' the output '{name}', which the job does not keep: {kept}"
+            )
+
+
+def _check_required(spec: JobSpec, index: int, given: Iterable[str]) -> None:
+    """Raises UsageError where a stub lets a task succeed without an output that it has to leave."""
+    names = list(given)
+    for output in spec.outputs:
+        if output.required and not any(
+            name == output.pattern or compile_glob(output.pattern).fullmatch(name) for name in names
+        ):
+            found = f"gives {', '.join(repr(name) for name in names)}" if names else "gives none"
+            raise UsageError(
+                f"onSubmit lets task {index} of the job '{spec.name}' succeed without its required output '{output.pattern}' ({found}):"
+                ' add it to the outcome\'s outputs, or let the task fail with class = "output"'
             )
 
 

@@ -156,6 +156,38 @@ def test_an_output_that_the_job_does_not_keep_fails_the_test(tmp_path: Path, out
     assert told(tmp_path, body, workflow) == ("w_test.lua:3", message)
 
 
+@pytest.mark.parametrize(
+    ("outcome", "found"),
+    [
+        ("", "gives none"),
+        ("{ {}, {} }", "gives none"),
+        ('{ { outputs = { ["m.bin"] = "M" } }, { outputs = { ["a.log"] = "" } } }', "gives 'a.log'"),
+    ],
+    ids=["no outcome", "nothing said", "another output"],
+)
+def test_a_task_does_not_succeed_without_a_required_output(tmp_path: Path, outcome: str, found: str) -> None:
+    """No real one would: the message names the task, the output, and both ways to mend the stub."""
+    workflow = """run(JobBuilder("a"):setCommandTemplate("a"):setOutputs{{"*.bin", required=true}, "*.log"}
+      :createTasksFor(product{n={1, 2}}))"""
+    body = f'onSubmit("a"{", " + outcome if outcome else ""})\nrunWorkflow("w.lua")'
+    at, message = told(tmp_path, body, workflow)
+    which = 2 if "m.bin" in outcome else 1
+    assert at == "w_test.lua:3"
+    assert message == (
+        f"runWorkflow: onSubmit lets task {which} of the job 'a' succeed without its required output '*.bin' ({found}):"
+        ' add it to the outcome\'s outputs, or let the task fail with class = "output"'
+    )
+
+
+def test_a_failed_task_needs_no_output(tmp_path: Path) -> None:
+    """Nor does one that does not end."""
+    workflow = """local r = wait(submit(JobBuilder("a"):setCommandTemplate("a {n}"):setOutputs{{"m.bin", required=true}}
+      :createTasksFor(product{n={1, 2}})), {allowFailures=true}) log(r.tasks[1].reason)"""
+    body = """onSubmit("a", { { class = "output", reason = "m.bin is missing" }, { outputs = { ["m.bin"] = "M" } } })
+    expect(runWorkflow("w.lua").logs[1]):equals("m.bin is missing")"""
+    passes(tmp_path, body, workflow)
+
+
 def test_an_output_that_a_pattern_matches_is_kept(tmp_path: Path) -> None:
     """`**` crosses folders, `*` does not."""
     workflow = """log(next(run(JobBuilder("a"):setCommandTemplate("a"):setOutputs{"**/*.bin"}).tasks[1].outputs))"""
