@@ -86,6 +86,9 @@ def test_every_mistake_is_told_at_once(cloud, tmp_path):
     assert time.monotonic() - began < 40
     datastore, bucket, consume = found["problems"]
     assert datastore.startswith("Datastore: look whether the database is there: Datastore cannot be reached (")
+    assert datastore.endswith(
+        f"DATASTORE_EMULATOR_HOST={gone} leads there: start the emulator (make emulators), or unset DATASTORE_EMULATOR_HOST"
+    )
     assert "bucket no-such-bucket does not exist; make it: `gcloud storage buckets create gs://no-such-bucket" in bucket
     assert consume.startswith(f"consume: {other} is of version 0.0.1, expected {__version__} as sparkles; ")
     answers = services(found)

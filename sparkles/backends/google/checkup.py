@@ -27,7 +27,7 @@ from sparkles.backends.google.logins import LoginFile, find_login, gcloud_accoun
 from sparkles.backends.google.projects import Place, find_place, find_project
 from sparkles.backends.google.pubsub import Topic
 from sparkles.config import Settings
-from sparkles.errors import ConfigError, SparklesError
+from sparkles.errors import BackendError, ConfigError, SparklesError
 
 VERSION_S = 10.0
 
@@ -175,8 +175,9 @@ def _ask(question: _Question, used: dict[str, str]) -> Answer:
         ask()  # the first call connects, which takes longer than any later one
         began = time.monotonic()
         note = ask()
-    except SparklesError as error:
-        return Answer(service, resource, at, problem=str(error))
+    except BackendError as error:
+        hint = connect.hint_of_emulator(error, name, used)
+        return Answer(service, resource, at, problem=f"{error} {hint}".rstrip())
     return Answer(service, resource, at, (time.monotonic() - began) * 1000, note=note or "")
 
 

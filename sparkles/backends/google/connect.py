@@ -130,10 +130,17 @@ def _check(connection: Connection, used: Mapping[str, str]) -> None:
         try:
             each.result()
         except BackendError as error:
-            if service in used and error.retryable:
-                name = EMULATORS[service]
-                error.add_note(f"{name}={used[service]} leads there: start the emulator (make emulators), or unset {name}")
+            if hint := hint_of_emulator(error, service, used):
+                error.add_note(hint)
             raise
+
+
+def hint_of_emulator(error: BackendError, service: str, used: Mapping[str, str]) -> str:
+    """Where a call went, if that was an emulator that did not answer; else ""."""
+    if service not in used or not error.retryable:
+        return ""
+    name = EMULATORS[service]
+    return f"{name}={used[service]} leads there: start the emulator (make emulators), or unset {name}"
 
 
 def open_datastore(
