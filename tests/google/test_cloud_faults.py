@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import signal
 import time
 from pathlib import Path
 
 import pytest
 
+from sparkles.backends.google.entities import Entity
 from tests.support import google
 from tests.support.cloud_site import CloudSite
 from tests.support.emulators import Emulator, create_bucket, free_port
@@ -146,3 +149,85 @@ def test_everything_stops_for_30_s(sites, own):
     assert (site.folder / "final.csv").read_text() == FINAL
     assert sorted(each.what for each in site.said()) == ["begins"] * 9 + ["ends"] * 9
     site.until(lambda: not site.processes(), "the end of all processes", 10)
+
+
+def submitted(sites):
+    """A site whose first job is in the cloud and was not begun; its driver is gone."""
+    site = sites()
+    command = site.background("run", "workflow.lua", env={"SPARKLES_FLEET": "none"})
+    command.wait_for("start workers by hand")
+    command.process.kill()
+    command.process.wait()
+    return site
+
+
+def tamper(site, below, old, new):
+    """Changes the content of the one object whose bytes hold `old`; returns its name."""
+    bucket = google.bucket(site.prefix)
+    try:
+        ((name, data),) = [(name, data) for name in site.objects(below) if old in (data := bucket.get(name))]
+        bucket.put(name, data.replace(old, new))
+        return name
+    finally:
+        bucket.close()
+
+
+def test_a_manifest_that_was_changed_is_not_believed(sites):
+    """The worker ends with 78; the driver starts no other, and says which object it is."""
+    site = submitted(sites)
+    name = tamper(site, "jobs/one", b"\x1f\x8b", b"\x1f\x8c")
+    said = site.background("run", "workflow.lua").end(3)
+    assert "a worker ended with exit code 78: another one would fare the same" in said
+    assert f"{name} part 1: is not what was submitted (its digest differs): somebody changed it; submit the job again" in said
+    assert len(list((site.folder / ".sparkles" / "cloud" / "workers").glob("*.log"))) == 1
+    assert site.said() == []
+    site.until(lambda: not site.processes(), "the end of all processes", 10)
+
+
+def test_an_input_that_was_changed_is_not_given_to_a_task(sites):
+    """It fails as staging and is removed; the same command stores it anew."""
+    site = submitted(sites)
+    name = tamper(site, "cas/", b"# One task", b"# Two task")
+    said = site.background("run", "workflow.lua").end(1)
+    assert "class staging" in said
+    assert site.said() == []
+    reasons = [each.reason for attempts in site.attempts().values() for each in attempts]
+    assert any(f"input task.sh (task.sh) is damaged: {name} does not hold the content of its name" in each for each in reasons)
+    site.finish()
+    assert (site.folder / "final.csv").read_text() == FINAL
+
+
+def newer(site, kind, **properties):
+    """Makes documents of a kind look as a newer sparkles writes them; returns the name of one."""
+    datastore = google.datastore("datastore", site.prefix)
+    try:
+        for entity in datastore.query(kind):
+            document = entity.document.replace(b'"schema":1', b'"schema":2')
+            datastore.put_all([Entity(kind, entity.name, document, {**entity.properties, **properties})])
+        return entity.name
+    finally:
+        datastore.close()
+
+
+def test_a_job_of_a_newer_sparkles_ends_worker_and_driver_with_what_to_upgrade(sites):
+    site = sites()
+    command = site.background("run", "workflow.lua", env={"SPARKLES_FLEET": "none"})
+    by_hand = site.by_hand(command)
+    command.process.kill()
+    command.process.wait()
+    newer(site, "SparklesShard")
+    worker = site.background(*by_hand, "--work", str(site.folder), program=(site.variables["SPARKLES_CONSUME"],))
+    sentence = r"SparklesShard \S+ was written by a newer sparkles \(its documents have schema 2, this version reads 1\); upgrade this one"
+    assert re.search(sentence, worker.end(78, timeout_s=20))
+    assert re.search(sentence, site.background("run", "workflow.lua").end(3))
+    assert site.said() == []
+
+
+def test_a_worker_of_a_newer_sparkles_ends_the_driver_with_what_to_upgrade(sites):
+    site = sites()
+    site.variables["SLOW"] = "3"
+    command = site.background("run", "workflow.lua")
+    site.until(site.task_groups, "a running task")
+    site.signal(signal.SIGSTOP, *site.workers())  # its next heartbeat would be of schema 1 again
+    name = newer(site, "SparklesWorker")
+    assert f"SparklesWorker {name} was written by a newer sparkles" in command.end(3)

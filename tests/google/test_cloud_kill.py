@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import random
-import shlex
 import signal
 import sys
 import time
@@ -262,13 +261,11 @@ def test_a_worker_that_stood_still_longer_than_its_lease_has_lost_its_tasks(site
     does not look first, what it wants to record is refused."""
     site = sites(service=service, SPARKLES_FLEET="none")
     driver = site.background("run", "workflow.lua")
-    driver.wait_for("start workers by hand")
-    told = next(line for line in driver.stderr.splitlines() if "by hand" in line)
-    arguments = shlex.split(told.partition(": consume ")[2].replace("(default)", "'(default)'"))
+    by_hand = site.by_hand(driver)
 
     def worker(name, *more, **env):
         told = ["--id", name, "--work", str(site.folder / name), "--lease", "2s", "--cpu", "2"]
-        return site.background(*arguments, *told, *more, env=env, program=(site.variables["SPARKLES_CONSUME"],))
+        return site.background(*by_hand, *told, *more, env=env, program=(site.variables["SPARKLES_CONSUME"],))
 
     frozen = worker("w-frozen", *flags, SLOW="1.5")
     site.until(lambda: len(site.task_groups()) == 2, "two running tasks")

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from sparkles.backends.google.job_store import GoogleJobStore
 from sparkles.model import Attempt, TaskState
-from tests.support.cloud import CloudProject
+from tests.support.cloud import CloudProject, Command
 
 
 class Said(NamedTuple):
@@ -40,6 +40,12 @@ class CloudSite(CloudProject):
     def finish(self) -> str:
         """Runs the workflow until the run has ended well; returns what it said."""
         return self.run("run", "workflow.lua").stderr
+
+    def by_hand(self, command: Command) -> list[str]:
+        """The arguments that a driver with fleet = "none" wants `consume` to be started with."""
+        command.wait_for("start workers by hand")
+        told = next(line for line in command.stderr.splitlines() if "start workers by hand" in line)
+        return told.partition(": consume ")[2].split()
 
     # What is stored, seen past the commands and past whatever stands between them and the emulators
 

@@ -21,6 +21,9 @@ from sparkles.ports import Clock, Fleet, JobStore
 
 QUICK_S = 5.0
 QUICK_DEATHS = 3
+HOPELESS = 78
+"""EX_CONFIG: a worker's exit code where another one would fare the same until somebody changes something."""
+
 STARTING_S = 60.0
 """A worker that is just starting has a log and no row yet: a younger log stays."""
 _CHECK_S = 1.0
@@ -164,11 +167,13 @@ class ProcessFleet:
             self._quick_deaths[pool] = 0
             return
         deaths = self._quick_deaths[pool] = self._quick_deaths.get(pool, 0) + 1
-        if deaths >= QUICK_DEATHS:
+        if deaths >= QUICK_DEATHS or code == HOPELESS:
             self._quick_deaths[pool] = 0
+            ended = f"{deaths} workers in a row ended as soon as they were started, the last one with {_ending(code)}"
+            if code == HOPELESS:
+                ended = f"a worker ended with {_ending(code)}: another one would fare the same"
             raise BackendError(
-                f"{deaths} workers in a row ended as soon as they were started, the last one with {_ending(code)}."
-                f" The end of its log ({dead.log}):\n{_tail(dead.log)}",
+                f"{ended}. The end of its log ({dead.log}):\n{_tail(dead.log)}",
                 "start a worker",
                 str(dead.worker),
             )
