@@ -21,7 +21,7 @@ const imageUsage = `consume image: the worker's image, made without Docker: this
 
 REF is REGISTRY/REPOSITORY[:TAG]; the tag is this program's version unless given. Printed is REF@DIGEST, for settings.
 
-  consume/build amd64 arm64 && consume/bin/consume-linux-amd64 image push europe-docker.pkg.dev/my-project/sparkles/consume
+  make consume consume-all && consume/bin/consume image push europe-docker.pkg.dev/my-project/sparkles/consume
 `
 
 // makeImage is `consume image`.
