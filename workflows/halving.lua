@@ -43,9 +43,9 @@ local function round(number, settings, budget)
 end
 
 local settings, budget, number, rows = readCsv(p.csv), p.budget, 1, {}
-if #settings == 0 then fail(("csv: expected settings, one a row, found only a header in %s"):format(p.csv)) end
+if #settings == 0 then fail(("csv: expected settings, one a row, found only a header in %s"):format(p.csv), { badInput = true }) end
 for _, taken in ipairs { "budget", "round", "place", p.metric } do
-  if settings[1][taken] then fail(("csv: a column of %s is named '%s', as one that is added"):format(p.csv, taken)) end
+  if settings[1][taken] then fail(("csv: a column of %s is named '%s', as one that is added"):format(p.csv, taken), { badInput = true }) end
 end
 while true do
   local ranked = round(number, settings, budget)

@@ -18,7 +18,7 @@ local p = params {
 local list = shell('for f in ' .. p.files .. '; do [ -f "$f" ] && printf "%s\\n" "$f"; done; true').stdout
 local rows = {}
 for name in list:gmatch("[^\n]+") do table.insert(rows, { file = name }) end
-if #rows == 0 then fail(("files: no file matches '%s'"):format(p.files)) end
+if #rows == 0 then fail(("files: no file matches '%s'"):format(p.files), { badInput = true }) end
 log("%d files", #rows)
 
 local mapped = run(JobBuilder("map")

@@ -18,7 +18,7 @@ local p = params {
 }
 
 local rows = readCsv(p.csv)
-if #rows == 0 then fail(("csv: expected a row for each task, found only a header in %s"):format(p.csv)) end
+if #rows == 0 then fail(("csv: expected a row for each task, found only a header in %s"):format(p.csv), { badInput = true }) end
 
 local job = JobBuilder("sweep")
   :setCommandTemplate(p.command)

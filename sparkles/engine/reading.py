@@ -149,6 +149,9 @@ class FileSteps:
             return Done(None)
         except UsageError as error:
             return refused(error)
+        except (FileExistsError, NotADirectoryError):
+            above = next((str(each) for each in target.parents if each.exists()), "what is above it")
+            return refused(UsageError(f"{command.path}: cannot be written: {above} is a file, and a folder is needed there"))
         except OSError as error:
             message = f"{command.path}: cannot be written: {error.strerror}"
             if is_full(error):

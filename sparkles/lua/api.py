@@ -75,6 +75,11 @@ RECORDS: tuple[Record, ...] = (
     ),
     Record("Strand", "A function that `spawn` started.", opaque=True),
     Record(
+        "FailOpts",
+        "What kind of failure `fail` tells.",
+        (_opt("badInput", "boolean", "What was given is wrong, not the work: exit code 2 instead of 1.", "false"),),
+    ),
+    Record(
         "MapOpts",
         "How `map` runs.",
         (_opt("limit", "integer", "How many run at a time; all, where it is not set."),),
@@ -572,7 +577,13 @@ FUNCTIONS: tuple[Function, ...] = (
     Function(
         "print", (), "nil", "As `log`, with the values separated by tabs.", rest=Field("values", "any", "Shown."), anywhere=True
     ),
-    Function("fail", (Field("message", "string", "Why."),), "nil", "Ends the run as failed. It cannot be caught."),
+    Function(
+        "fail",
+        (Field("message", "string", "Why."), _opt("opts", "FailOpts", "What kind of failure it is.")),
+        "nil",
+        "Ends the run as failed. It cannot be caught.",
+        example='if #rows == 0 then fail("rows.csv: expected at least one row", {badInput = true}) end',
+    ),
     Function(
         "product",
         (Field("lists", "map<any[]>", "Name to values."),),

@@ -128,8 +128,8 @@ function H.raise(e, position)
   real_error(error_value(e.message, e.kind, e.fields, e.usage, position or where()), 0)
 end
 
-function H.fail(message)
-  local e = error_value(message, "Failed", nil, false, where())
+function H.fail(message, opts)
+  local e = error_value(message, "Failed", nil, opts and opts.badInput, where())
   fatal[e] = true
   real_error(e, 0)
 end

@@ -117,6 +117,10 @@ local StrandMethods = {}
 ---@return any
 function StrandMethods:await() end
 
+--- What kind of failure `fail` tells.
+---@class FailOpts
+---@field badInput? boolean What was given is wrong, not the work: exit code 2 instead of 1. (default: false)
+
 --- How `map` runs.
 ---@class MapOpts
 ---@field limit? integer How many run at a time; all, where it is not set.
@@ -550,7 +554,8 @@ function print(...) end
 
 --- Ends the run as failed. It cannot be caught.
 ---@param message string Why.
-function fail(message) end
+---@param opts? FailOpts What kind of failure it is.
+function fail(message, opts) end
 
 --- Every combination, as rows: the names in sorted order, the last one varying fastest.
 ---@param lists table<string, any[]> Name to values.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import signal
 import sqlite3
@@ -148,6 +149,34 @@ def test_mistakes_of_a_script_exit_2_and_begin_with_its_line(project: Project) -
     assert project.json("list") == []
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("sweep", "--csv", "header.csv", "-p", "command=echo {a}"),
+            "csv: expected a row for each task, found only a header in header.csv",
+        ),
+        (
+            ("map_reduce", *(f"-p{each}" for each in ("files=no/*.txt", "map=x", "reduce=x", "keep=x", "output=x"))),
+            "files: no file matches 'no/*.txt'",
+        ),
+        (("below.lua",), "w.txt/o.txt: cannot be written: "),
+        (("own.lua",), "rows: expected at least one"),
+    ],
+    ids=["only a header", "no file", "a file where a folder is needed", "the author's own"],
+)
+def test_what_was_given_is_wrong_with_exit_code_2(project: Project, words: tuple[str, ...], message: str) -> None:
+    """Where only the script can find it, too; `fail` alone is the work that failed, with 1."""
+    project.write("header.csv", "a\n")
+    project.write("w.txt", "")
+    project.write("below.lua", 'writeText("w.txt/o.txt", "x")')
+    project.write("own.lua", 'fail("rows: expected at least one", {badInput = true})')
+    told = project.run("run", *words, code=2).stderr
+    assert re.search(rf"^error: \S+:[0-9]+: {re.escape(message)}", told, re.MULTILINE), told
+    project.write("fail.lua", 'fail("it did not converge")')
+    project.run("run", "fail.lua", code=1)
+
+
 def test_runs_and_show(project: Project) -> None:
     """A run's steps with their places, a job's description, a task's attempts and files."""
     project.write("w.lua", SWEEP)
@@ -246,6 +275,48 @@ def test_detached_watched_and_waited_for(project: Project) -> None:
     assert "2 tasks succeeded" in project.run("watch", job).stderr
     project.run("wait", job)
     eventually(lambda: project.json("doctor")[0]["state"]["workers"] == [])
+
+
+def test_a_job_named_last(project: Project) -> None:
+    """LAST is the newest job of any name; the one that is called so is named by its id, or the beginning of it."""
+    named = project.run("sub", "--detach", "-n", "LAST", "--", "echo named").stdout.strip()
+    assert project.json("wait", "LAST")[0]["job"] == named
+    newer = project.run("sub", "--detach", "-n", "newer", "--", "echo newer").stdout.strip()
+    project.run("wait", "LAST")
+    assert project.json("show", "LAST")[0]["job"] == newer
+    assert project.run("logs", "LAST/1").stdout == "newer\n"
+    for word in (named, named[:-2], "LAST-*"):
+        assert project.json("status", word)[0]["job"] == named
+    assert project.json("show", named)[0]["name"] == "LAST"
+    project.run("clean", "--yes", named)
+    assert [each["job"] for each in project.json("list")] == [newer]
+
+
+def test_reset_takes_what_it_says(project: Project) -> None:
+    """Failed and cancelled tasks by default; with --state those; with indexes any that has ended, a task of JOB/INDEX too."""
+    gate = project.folder / "gate"
+    gate.touch()
+    job = project.run(
+        "sub", "--detach", "--seq", "4", "--no-cache", "--", f"test -e {gate} && exit $(({{i}} % 2))"
+    ).stdout.strip()
+    project.run("wait", job, code=1)
+    attempts = lambda: [each["attempts"] for each in project.json("list", job)]  # noqa: E731
+    assert attempts() == [1, 1, 1, 1]
+    assert project.json("reset", job)[0]["tasks"] == 2
+    project.run("wait", job, code=1)
+    assert attempts() == [2, 1, 2, 1]
+    assert project.json("reset", job, "--state", "succeeded")[0]["tasks"] == 2
+    project.run("wait", job, code=1)
+    assert attempts() == [2, 2, 2, 2]
+    assert project.json("reset", job, "1-2", "4")[0]["tasks"] == 3
+    project.run("wait", job, code=1)
+    assert attempts() == [3, 3, 2, 3]
+    assert project.json("reset", f"{job}/2")[0]["tasks"] == 1
+    project.run("wait", job, code=1)
+    assert attempts() == [3, 4, 2, 3]
+    assert project.json("reset", job, "2", "--state", "failed")[0]["tasks"] == 0
+    assert "no task is failed among those named" in project.run("reset", job, "2", "--state", "failed").stderr
+    assert "expected succeeded, failed, cancelled, found 'done'" in project.run("reset", job, "--state", "done", code=2).stderr
 
 
 def test_watch_as_json(project: Project) -> None:
