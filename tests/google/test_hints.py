@@ -137,3 +137,39 @@ def test_a_task_that_was_reset_is_seen_again(stores):
         notifier.wait(0.2)
     counts = watcher.count_tasks("job")
     assert (counts.succeeded, counts.pending, counts.claimed) == (16, 0, 0)
+
+
+def test_events_follow_the_commit(site):
+    """When an event is published, whoever reads finds its write; a write that is refused publishes none. `seq` grows with each."""
+    published = []
+    reader = site.jobs()
+
+    def publish(event):
+        states = {task.index: task.state for task in reader.list_tasks(event.job)}
+        published.append((event.seq, [(change.index, change.state == states[change.index]) for change in event.changes]))
+
+    worker = site.jobs(shard_size=8, publish=publish)
+    create(worker, "job", ["true"] * 3)
+    enter(worker)
+    claims = worker.claim("w", pool="", limit=3, now_ms=2**60)
+    assert worker.finish([succeed(claims[0])]) == [True]
+    assert worker.finish([succeed(claims[0])]) == [False]
+    assert [changes for _, changes in published] == [
+        [(1, True), (2, True), (3, True)],
+        [(claims[0].ref.index, True)],
+    ]
+    assert published[0][0] < published[1][0]
+
+
+@pytest.mark.e2e
+def test_a_run_without_pubsub(cloud):
+    """One line says that changes are polled for, and why; the run comes out the same."""
+    cloud.write("w.lua", WORKFLOW)
+    done = cloud.run("run", "w.lua", env={"PUBSUB_EMULATOR_HOST": ""})
+    assert done.stdout == "1 of 3 failed\n" * 3
+    why = "other emulators are in use, and PUBSUB_EMULATOR_HOST is not set"
+    assert [line for line in done.stderr.splitlines() if "notifications" in line] == [
+        f"notifications off: polling every 2 s to 30 s ({why})"
+    ]
+    (log,) = (cloud.folder / ".sparkles" / "cloud" / "workers").iterdir()
+    assert "events" not in log.read_text()

@@ -48,6 +48,14 @@ func supervised(args []string) int {
 // goPanic is what a Go program ends with after a panic. The flags were checked before: nothing else gives it.
 const goPanic = 2
 
+// topicOf is the topic, or none where emulators stand for the other services and none for Pub/Sub: what is tried here is not told there.
+func topicOf(o options) string {
+	if os.Getenv("DATASTORE_EMULATOR_HOST") != "" && os.Getenv("STORAGE_EMULATOR_HOST") != "" && os.Getenv("PUBSUB_EMULATOR_HOST") == "" {
+		return ""
+	}
+	return o.topic
+}
+
 // run serves a pool until it is over.
 func run(o options) int {
 	var handler slog.Handler = slog.NewJSONHandler(os.Stderr, nil)
@@ -64,7 +72,7 @@ func run(o options) int {
 	}
 	defer objects.Close()
 	events, err := notify.Open(ctx, notify.Options{
-		Project: o.project, Topic: o.topic, Installation: o.namespace, EmulatorHost: os.Getenv("PUBSUB_EMULATOR_HOST"), Log: log,
+		Project: o.project, Topic: topicOf(o), Installation: o.namespace, EmulatorHost: os.Getenv("PUBSUB_EMULATOR_HOST"), Log: log,
 	})
 	if err != nil {
 		log.Warn("no events are published", "error", err)
