@@ -44,6 +44,24 @@ func groupUsage[V any](groups map[int]V) map[int]usage {
 	return found
 }
 
+// groupShare gives resident memory of a process group, what its processes have in common counted once; false where the system does not say.
+// Reading it takes the kernel about 1 ms for each gigabyte, so it is for what groupUsage finds too much.
+func groupShare(group int) (int64, bool) {
+	var total int64
+	for _, pid := range pids() {
+		fields := stat(pid)
+		if len(fields) < 22 || fields[0] == "Z" || fields[0] == "X" || fields[2] != strconv.Itoa(group) {
+			continue
+		}
+		share, found := counter(fmt.Sprintf("/proc/%d/smaps_rollup", pid), "Pss:")
+		if fields = stat(pid); !found && len(fields) > 21 && fields[21] != "0" {
+			return 0, false // it has memory, which may not be looked at: what is ending has none
+		}
+		total += share * 1024
+	}
+	return total, true
+}
+
 func pids() []int {
 	names, err := readNames("/proc")
 	if err != nil {

@@ -290,6 +290,13 @@ func (r *Runner) look() {
 	}
 	for pid, used := range groupUsage(running) {
 		p := running[pid]
+		// A program that forks has one copy of what its processes share, and each of them is said to have all of it. They are looked at one
+		// after the other: one look while they come and go finds too much.
+		for look := 0; look < 2 && p.memoryLimit > 0 && used.memory > p.memoryLimit; look++ {
+			if share, found := groupShare(pid); found {
+				used.memory = min(used.memory, share)
+			}
+		}
 		p.mu.Lock()
 		p.peak = max(p.peak, used.memory)
 		p.cpu = max(p.cpu, used.cpu)

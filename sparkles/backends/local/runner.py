@@ -224,9 +224,16 @@ class ProcessRunner:
             return
         for pid, (memory, cpu_s) in process.group_usage(pids).items():
             program = self._by_pid[pid]
+            limit = program.memory_bytes
+            if limit is not None and memory > limit:
+                # A program that forks has one copy of what its processes share, and each of them is said to have all of it. They are looked
+                # at one after the other: one look while they come and go finds too much.
+                for _ in range(2):
+                    share = process.group_share(pid) if memory > limit else None
+                    memory = memory if share is None else min(memory, share)
             program.peak = max(program.peak, memory)
             program.cpu_s = max(program.cpu_s, cpu_s)
-            if program.memory_bytes is not None and memory > program.memory_bytes and program.cause is Cause.NONE:
+            if limit is not None and memory > limit and program.cause is Cause.NONE:
                 program.cause = Cause.MEMORY
                 _kill_group(pid, signal.SIGKILL)
 
