@@ -192,7 +192,13 @@ class Installation:
     def ports(self) -> Ports:
         """All six, for a session."""
         return Ports(
-            runs=self.runs, jobs=self.jobs, blobs=self.blobs, fleet=self.fleet, notifier=self.notifier, clock=self.clock
+            runs=self.runs,
+            jobs=self.jobs,
+            blobs=self.blobs,
+            fleet=self.fleet,
+            notifier=self.notifier,
+            clock=self.clock,
+            kept=self.workspace,
         )
 
     def submitter(self, report: Report, *, serve: bool = True) -> Submitter:
@@ -200,7 +206,7 @@ class Installation:
         from sparkles.engine.files import RunFiles
         from sparkles.engine.submitting import Submitter
 
-        files = RunFiles(self.settings.root, self.settings.state, self.blobs)
+        files = RunFiles(self.settings.root, self.settings.state, self.blobs, self.workspace)
         return Submitter(
             self.jobs, self.blobs, self.fleet if serve else None, self.notifier, self.clock, files, report, self.defaults()
         )

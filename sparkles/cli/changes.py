@@ -165,7 +165,9 @@ def _clean(app: App, words: tuple[str, ...], older_than: float, *, yes: bool, dr
     alone = not driven and not any(_is_live(app))
     # Who works with a bucket elsewhere is not seen from here.
     grace_s = 0.0 if alone and not app.in_cloud else cleaning.GRACE_S
-    freed = cleaning.remove(plan, app.runs, app.jobs, app.blobs, app.fleet, grace_s=grace_s, now_ms=app.clock.now_ms())
+    freed = cleaning.remove(
+        plan, app.runs, app.jobs, app.blobs, app.workspace, app.fleet, grace_s=grace_s, now_ms=app.clock.now_ms()
+    )
     subscriptions = app.cloud.tidy() if app.in_cloud else 0
     if alone:
         app.database.compact()

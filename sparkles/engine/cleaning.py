@@ -110,13 +110,16 @@ def plan_these(chosen: Sequence[Run | Job], jobs: JobStore, *, before_ms: int) -
     return Plan(plan.runs, plan.jobs, plan.unfinished, kept)
 
 
-def remove(plan: Plan, runs: RunStore, jobs: JobStore, blobs: Blobs, fleet: Fleet, *, grace_s: float, now_ms: int) -> Freed:
+def remove(
+    plan: Plan, runs: RunStore, jobs: JobStore, blobs: Blobs, kept: Blobs, fleet: Fleet, *, grace_s: float, now_ms: int
+) -> Freed:
     """Removes what the plan names, then what nothing refers to any more. That it was there is remembered, with the time.
 
     Where there is no room even for the records of removing, what needs no such record goes first, and then one job after the other, the
     smallest first: each makes room for the next.
 
     Args:
+        kept: Where the content is that runs read and wrote; may be `blobs`.
         grace_s: Content asked for this recently stays; 0 where no other process works in this state folder.
 
     Raises:
@@ -128,7 +131,7 @@ def remove(plan: Plan, runs: RunStore, jobs: JobStore, blobs: Blobs, fleet: Flee
     try:
         _remove_jobs(left, _SLICE, jobs, blobs, freed)
     except StorageFull:
-        _remove_unused(runs, jobs, blobs, fleet, grace_s, freed)
+        _remove_unused(runs, jobs, blobs, kept, fleet, grace_s, freed)
         while left:
             _make_way(left[-1].id, jobs, blobs, freed)
             _remove_jobs(left[-1:], 1, jobs, blobs, freed)
@@ -140,9 +143,9 @@ def remove(plan: Plan, runs: RunStore, jobs: JobStore, blobs: Blobs, fleet: Flee
     orphans = set(blobs.list_jobs())  # before the jobs: one that is created now has no folder among these
     orphans -= {str(job.id) for job in jobs.list_jobs()}
     # What was kept for others and is reused no more, or is of a cleaning that was cut short.
-    kept = jobs.delete_jobs(orphans) if orphans else []
-    freed.folder_bytes += sum(blobs.delete_job(job_id, kept) for job_id in sorted(orphans))
-    _remove_unused(runs, jobs, blobs, fleet, grace_s, freed)
+    for_others = jobs.delete_jobs(orphans) if orphans else []
+    freed.folder_bytes += sum(blobs.delete_job(job_id, for_others) for job_id in sorted(orphans))
+    _remove_unused(runs, jobs, blobs, kept, fleet, grace_s, freed)
     return freed
 
 
@@ -187,12 +190,16 @@ def _remove_jobs(left: list[Job], slice_of: int, jobs: JobStore, blobs: Blobs, f
         freed.folder_bytes += sum(blobs.delete_job(job_id, kept) for job_id in ids)
 
 
-def _remove_unused(runs: RunStore, jobs: JobStore, blobs: Blobs, fleet: Fleet, grace_s: float, freed: Freed) -> None:
+def _remove_unused(
+    runs: RunStore, jobs: JobStore, blobs: Blobs, kept: Blobs, fleet: Fleet, grace_s: float, freed: Freed
+) -> None:
     """What nothing refers to; no record of it is written."""
     freed.folder_bytes += fleet.remove_logs()
-    files, size = blobs.sweep(jobs.list_digests() | journal_digests(runs), grace_s)
-    freed.files += files
-    freed.content_bytes += size
+    of_jobs, of_runs = jobs.list_digests(), journal_digests(runs)
+    for content, wanted in ((blobs, of_jobs), (kept, of_runs)) if kept is not blobs else ((blobs, of_jobs | of_runs),):
+        files, size = content.sweep(wanted, grace_s)
+        freed.files += files
+        freed.content_bytes += size
 
 
 def journal_digests(runs: RunStore) -> set[Digest]:

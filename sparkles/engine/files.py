@@ -35,10 +35,12 @@ class _Write(msgspec.Struct):
 class RunFiles:
     """The files that one run's script names. Relative paths start at the project root."""
 
-    def __init__(self, root: Path, state: Path, blobs: Content) -> None:
+    def __init__(self, root: Path, state: Path, blobs: Content, kept: Content | None = None) -> None:
+        """`blobs` is for the inputs of jobs, `kept` for what the run reads and writes itself; by default the same."""
         self._root = root
         self._state = state
         self._blobs = blobs
+        self._kept = blobs if kept is None else kept
         self._writes: dict[Path, deque[_Write]] = {}
         self._seen: dict[Path, dict[Digest, int]] = {}
         self._stored: dict[Path, Artifact] = {}
@@ -84,7 +86,7 @@ class RunFiles:
         """The digest of the file now, its bytes being kept in the store; None where there is none. Raises UsageError for a folder."""
         if not path.exists():
             return None
-        return self._blobs.put_file(path).digest
+        return self._kept.put_file(path).digest
 
     def at_this_point(self, path: Path) -> Digest | None:
         """The content that the path had at this point of the run: what is there now, unless a write that the replay has not reached yet
@@ -126,8 +128,10 @@ class RunFiles:
             if content is None:
                 raise UsageError(f"{path}: no such file at this point of the run")
             if content != self.present(target):
-                now = self._blobs.put_file(target)
-                return msgspec.structs.replace(now, name=path, digest=content, size_bytes=len(self._blobs.read(content)))
+                now = self._kept.put_file(target)
+                data = self._kept.read(content)
+                self._blobs.put_bytes(data)
+                return msgspec.structs.replace(now, name=path, digest=content, size_bytes=len(data))
         return msgspec.structs.replace(self._blobs.put_file(target), name=path)
 
     def matches(self, pattern: str) -> list[str]:

@@ -16,10 +16,12 @@ from sparkles.ports import Content
 
 
 class LookingBlobs:
-    """Answers `put_file` and `put_bytes` without storing anything; what it was shown can be read back while it lives."""
+    """Answers `put_file` and `put_bytes` without storing anything; what it was shown can be read back while it lives. What is stored is
+    looked for in `kept` and in `blobs`."""
 
-    def __init__(self, blobs: Content) -> None:
+    def __init__(self, blobs: Content, kept: Content) -> None:
         self._blobs = blobs
+        self._kept = kept
         self._paths: dict[Digest, Path] = {}
         self._bytes: dict[Digest, bytes] = {}
         self._expected: set[Digest] = set()
@@ -59,7 +61,8 @@ class LookingBlobs:
             return self._bytes[content]
         if content in self._paths:
             return self._paths[content].read_bytes()
-        return self._blobs.read(content)
+        kept = self._kept is not self._blobs and not self._kept.missing([content])
+        return (self._kept if kept else self._blobs).read(content)
 
     def expect(self, digests: Iterable[Digest]) -> None:
         """What tasks that run again will have made."""
@@ -68,7 +71,10 @@ class LookingBlobs:
     def missing(self, digests: Iterable[Digest]) -> set[Digest]:
         """Those that were neither shown nor stored, and that nobody is expected to make."""
         known = (self._bytes, self._paths, self._expected)
-        return self._blobs.missing([each for each in digests if not any(each in those for those in known)])
+        gone = [each for each in digests if not any(each in those for those in known)]
+        if self._kept is not self._blobs:
+            gone = list(self._kept.missing(gone))
+        return self._blobs.missing(gone)
 
 
 def _conforms(blobs: LookingBlobs) -> Content:

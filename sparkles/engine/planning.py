@@ -55,7 +55,7 @@ class PlanSession:
         self._tell = tell
         self._as_recorded = as_recorded
         self.journal = PlanJournal(ports.runs, run.id, ports.clock, as_recorded=as_recorded)
-        self._blobs = LookingBlobs(ports.blobs)
+        self._blobs = LookingBlobs(ports.blobs, ports.kept)
         self._files = LookingFiles(options.root, options.state, self._blobs)
         self._files.load(self.journal)
         self._submitter = Submitter(

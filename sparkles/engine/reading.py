@@ -22,7 +22,7 @@ from sparkles.engine.journal import Asking, Journal
 from sparkles.engine.replay import Execute, Reuse, decide_exists, decide_read, decide_write
 from sparkles.errors import RowsError, StorageFull, UsageError
 from sparkles.model import Digest, Json, Step, StepKey, StepState
-from sparkles.ports import Blobs
+from sparkles.ports import Content
 
 
 def parsed(data: bytes, command: Read) -> Json:
@@ -82,9 +82,9 @@ def _of_done(step: Step | None) -> dict[str, Any] | None:
 class FileSteps:
     """readCsv, readJson, readText, fileExists and their writing twins."""
 
-    def __init__(self, files: RunFiles, blobs: Blobs, journal: Journal, report: Report, *, frozen: bool) -> None:
+    def __init__(self, files: RunFiles, kept: Content, journal: Journal, report: Report, *, frozen: bool) -> None:
         self._files = files
-        self._blobs = blobs
+        self._kept = kept
         self._journal = journal
         self._report = report
         self._frozen = frozen
@@ -116,11 +116,11 @@ class FileSteps:
         if looked.decision.notice:
             self._report(Noticed(text=looked.decision.notice))
         saw, present = looked.recorded, looked.present
-        if isinstance(looked.decision, Reuse) and saw is not None and not self._blobs.missing([saw]):
-            return Done(parsed(self._blobs.read(saw), command), reused=True)
+        if isinstance(looked.decision, Reuse) and saw is not None and not self._kept.missing([saw]):
+            return Done(parsed(self._kept.read(saw), command), reused=True)
         if present is None:
             raise UsageError(f"{command.path}: no such file (looked for {path})")
-        value = parsed(self._blobs.read(present), command)
+        value = parsed(self._kept.read(present), command)
         self._journal.finish(asking, {"digest": present})
         return Done(value)
 
@@ -141,7 +141,7 @@ class FileSteps:
                 return Done(None)
             before = self._files.at_this_point(target)
             self._files.passed(target, asking.key)
-            self._blobs.put_bytes(command.content)
+            self._kept.put_bytes(command.content)
             value: Json = {"before": before, "after": content}
             self._journal.start(asking, value)
             _publish(target, command.content)

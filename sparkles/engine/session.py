@@ -22,7 +22,7 @@ from sparkles.engine.small import SmallSteps
 from sparkles.engine.submitting import Defaults, SubmitSteps, Submitter
 from sparkles.errors import BackendError, InternalError
 from sparkles.model import Run, StepKey
-from sparkles.ports import Blobs, Clock, Fleet, JobStore, Notifier, RunStore
+from sparkles.ports import Blobs, Clock, Content, Fleet, JobStore, Notifier, RunStore
 from sparkles.states import job_state
 from sparkles.units import plural
 
@@ -30,10 +30,22 @@ from sparkles.units import plural
 class Ports:
     """The backends of one installation, as `app` wires them."""
 
-    def __init__(self, *, runs: RunStore, jobs: JobStore, blobs: Blobs, fleet: Fleet, notifier: Notifier, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        runs: RunStore,
+        jobs: JobStore,
+        blobs: Blobs,
+        fleet: Fleet,
+        notifier: Notifier,
+        clock: Clock,
+        kept: Content | None = None,
+    ) -> None:
+        """`kept` has the content of what runs read and wrote, on the machine that drives them as their records are; else `blobs` has it."""
         self.runs = runs
         self.jobs = jobs
         self.blobs = blobs
+        self.kept: Content = blobs if kept is None else kept
         self.fleet = fleet
         self.notifier = notifier
         self.clock = clock
@@ -85,7 +97,7 @@ class Session:
         self.resumed = self.journal.recorded_steps > 0
         earlier = ports.jobs.list_jobs(owner=run.id)
         self._earlier = {job.id for job in earlier}
-        files = RunFiles(options.root, options.state, ports.blobs)
+        files = RunFiles(options.root, options.state, ports.blobs, ports.kept)
         if self.resumed:
             files.load(self.journal)
         if earlier:
@@ -94,7 +106,7 @@ class Session:
         submitter = Submitter(
             ports.jobs, ports.blobs, ports.fleet, ports.notifier, ports.clock, files, report, options.defaults
         )
-        reading = FileSteps(files, ports.blobs, self.journal, report, frozen=options.frozen)
+        reading = FileSteps(files, ports.kept, self.journal, report, frozen=options.frozen)
         small = SmallSteps(self.journal, ports.clock, report)
         fetching = FetchSteps(ports.jobs, ports.blobs, files, self.journal)
         self._submitting = SubmitSteps(
