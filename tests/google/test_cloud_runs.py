@@ -195,3 +195,28 @@ google = {{ project = "{given["SPARKLES_GOOGLE_PROJECT"]}", bucket = "there-is-n
     assert cloud.run("--profile", "shared", "run", "--new", "w.lua", env=bucket).stdout == "succeeded\n"
     assert cloud.objects("jobs/") != []
     assert len(cloud.run("list").stdout.splitlines()) == 2  # the job of this machine, and the head
+
+
+NOTES = """
+local words = readText("in.txt")
+writeText("out.txt", words:upper())
+print(readText("out.txt"))
+if args.more then
+  run(JobBuilder("use"):setCommandTemplate("cat out.txt"):addFiles("out.txt"):createTasksFor { { n = 1 } })
+end
+"""
+
+
+def test_what_a_run_reads_and_writes_stays_here(cloud):
+    """Nothing of it is in the bucket, unless a task needs it; a replay finds it though the file is another one by now."""
+    (cloud.folder / "in.txt").write_text("said\n")
+    (cloud.folder / "w.lua").write_text(NOTES)
+    first = cloud.run("run", "w.lua")
+    assert first.stdout == "SAID\n\n"
+    assert cloud.objects() == []
+    (cloud.folder / "in.txt").write_text("changed\n")
+    assert "replays to its end" in cloud.run("replay", "LAST").stdout
+    (cloud.folder / "in.txt").write_text("said\n")
+    cloud.run("run", "w.lua", "-p", "more=true")
+    digest = hashlib.sha256(b"SAID\n").hexdigest()
+    assert cloud.objects("cas/") == [f"cas/{digest}"]
