@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"io/fs"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,7 +13,13 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"sparkles.dev/consume/internal/blobs/gcs"
 	"sparkles.dev/consume/internal/image/imagetest"
+	"sparkles.dev/consume/internal/wire"
+	"sparkles.dev/consume/internal/worker"
 )
 
 // right is a call of `consume run` that nothing is wrong with, except that there are no services at these addresses.
@@ -156,5 +164,27 @@ func TestExitCodesOfPush(t *testing.T) {
 	closed := imagetest.Start(t, imagetest.Kind{Closed: true})
 	if code, said := consume(t, nil, "image", "push", closed+"/consume"); code != 78 || !strings.Contains(said, "log in: docker login "+closed) {
 		t.Errorf("nobody logged in: exit code %d: %s", code, said)
+	}
+}
+
+// What the end of a worker means for whoever started it: 78 where somebody has to change something, 75 where time may.
+func TestExitCodesOfErrors(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	for err, expected := range map[error]int{
+		status.Error(codes.Unavailable, "no connection"): 75,
+		status.Error(codes.ResourceExhausted, "quota"):   75,
+		worker.ErrGone: 75,
+		&fs.PathError{Op: "mkdir", Path: "/x", Err: syscall.ENOSPC}: 75,
+		&fs.PathError{Op: "mkdir", Path: "/x", Err: syscall.EACCES}: 78,
+		status.Error(codes.NotFound, "no database"):                 78,
+		status.Error(codes.PermissionDenied, "no"):                  78,
+		status.Error(codes.Unauthenticated, "no login"):             78,
+		&gcs.Refused{}:       78,
+		&wire.SchemaTooNew{}: 78,
+		&wire.Damaged{}:      78,
+	} {
+		if code := fail(log, fmt.Errorf("claim: %w", err)); code != expected {
+			t.Errorf("%v: expected %d, found %d", err, expected, code)
+		}
 	}
 }

@@ -111,6 +111,9 @@ type task struct {
 var (
 	errPreempted = errors.New("the worker was told to stop")
 	errCancelled = errors.New("the claim was taken away")
+
+	// ErrGone is what Run ends with when its worker's row is gone; its tasks are with others.
+	ErrGone = errors.New("this worker's row is gone: another process took it for dead, and its programs were ended")
 )
 
 // Init makes it ready; to be called once, before anything else.
@@ -190,7 +193,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		return err
 	}
 	if w.gone.Load() {
-		return nil
+		return ErrGone
 	}
 	return w.leave(ctx)
 }
@@ -331,7 +334,6 @@ func (w *Worker) beat(ctx context.Context) {
 			continue
 		}
 		if !alive {
-			w.Log.Error("this worker's row is gone: another process took it for dead; its programs are ended")
 			w.gone.Store(true)
 			w.Stop()
 			return

@@ -328,3 +328,21 @@ func TestAStoreThatDoesNotAnswerDelaysNoStop(t *testing.T) {
 		t.Errorf("after %s: %+v", time.Since(began), task)
 	}
 }
+
+// TestAWorkerThatWasTakenForDeadDoesNotEndWell: whoever started it for as long as there is work is to start another.
+func TestAWorkerThatWasTakenForDeadDoesNotEndWell(t *testing.T) {
+	s := newSite(t)
+	w := s.worker(func(w *Worker) { w.UntilEmpty = false })
+	go func() {
+		for {
+			if workers, err := s.store.ListWorkers(t.Context()); err != nil || len(workers) > 0 {
+				_ = s.store.Leave(t.Context(), "w-1")
+				return
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}()
+	if err := w.Run(t.Context()); !errors.Is(err, ErrGone) {
+		t.Errorf("got %v", err)
+	}
+}
