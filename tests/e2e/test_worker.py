@@ -15,7 +15,8 @@ import pytest
 from sparkles.backends.local import process
 from sparkles.model import Counts, InputFile, OutputGlob, Resources, RetryPolicy, TaskSpec, TaskState
 from tests.support import failure_classes
-from tests.support.worker import Place, until
+from tests.support.needs import requires
+from tests.support.worker import ROOT, Place, until
 
 
 @pytest.fixture
@@ -219,6 +220,37 @@ def test_a_full_disk_is_a_class_of_its_own_and_ends_with_its_task(tmp_path):
     lines = found.stdout.splitlines()
     assert lines[0].startswith("disk True exited with code 1: no space is left on the device of ")
     assert lines[1].startswith("none True")
+
+
+# Memory that runs out for the kernel
+
+KERNEL = """
+import sys
+from pathlib import Path
+from tests.support import failure_classes
+from tests.support.cgroups import limited_memory
+hungry = 'python3 -c "import time; x = str(1) * (500 << 20); time.sleep(30)"'
+rows = [{"name": end, "command": f"{hungry} || {end}"} for end in ("exit 5", "true")]
+for row in rows:
+    with limited_memory(300 << 20) as limited:
+        found = failure_classes.run(Path(sys.argv[1]) / row["name"], [row])[row["name"]] if limited else None
+    print(found and (found["failure"] and str(found["failure"]), found["reason"]))
+"""
+
+
+def test_a_program_that_fails_since_the_kernel_ended_its_child_ran_out_of_memory(tmp_path):
+    """And one that gets over it has succeeded."""
+    (tmp_path / "exit 5").mkdir()
+    (tmp_path / "true").mkdir()
+    command = [sys.executable, "-c", KERNEL, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    failed, succeeded = done.stdout.splitlines()
+    requires(failed != "None", "no control group can be made here (run as root)")
+    assert failed.startswith(
+        "('oom', 'exited with code 5 after the kernel ended one of its processes because the 300 MiB of memory"
+    )
+    assert succeeded == "(None, '')"
 
 
 # What tasks leave behind
