@@ -55,7 +55,7 @@ func TestExitCodesOfMistakes(t *testing.T) {
 		{right(t, "-cpu", "NaN"), 78, "found NaN"},
 		{right(t, "-memory", "-5"), 78, "-memory: expected bytes above 0"},
 		{right(t, "-lease", "0s"), 78, "-lease: expected 100ms or more, found 0s"},
-		{right(t, "-beat", "50s"), 78, "-beat: expected at most half of the lease (1m0s), found 50s"},
+		{right(t, "-beat", "-1s"), 78, "-beat: expected 0s (a sixth of the lease) or more, found -1s"},
 		{right(t, "-look", "0s"), 78, "-look: expected more than 0s"},
 		{right(t, "-linger", "-1s"), 78, "-linger: expected 0s"},
 		{right(t, "-grace", "-1s"), 78, "-grace: expected 0s or more"},

@@ -113,8 +113,8 @@ func (o options) problem() string {
 		return fmt.Sprintf("-memory: expected bytes above 0, or 0 for this machine's, found %d", o.memory)
 	case o.lease < leastLease:
 		return fmt.Sprintf("-lease: expected %s or more, found %s", leastLease, o.lease)
-	case o.beat < 0 || o.beat > o.lease/2:
-		return fmt.Sprintf("-beat: expected at most half of the lease (%s), found %s", o.lease, o.beat)
+	case o.beat < 0:
+		return fmt.Sprintf("-beat: expected 0s (a sixth of the lease) or more, found %s", o.beat)
 	case o.look <= 0:
 		return fmt.Sprintf("-look: expected more than 0s, found %s", o.look)
 	case o.linger < 0:
