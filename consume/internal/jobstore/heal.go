@@ -28,11 +28,8 @@ func FinishOfDead(ctx context.Context, objects Objects, claim wire.Claim, how st
 			Reason: fmt.Sprintf("worker %s %s before the task's end was recorded", claim.Worker, how), EndedAtMS: nowMS,
 		}
 	}
-	ended := record.EndedAtMS
-	if ended == 0 {
-		ended = nowMS
-	}
-	return retry.Conclude(*record, claim, spec, ended), nil
+	// The record's end is by another machine's clock.
+	return retry.Conclude(*record, claim, spec, nowMS), nil
 }
 
 // recordOf is the complete record that the claim's holder left, or nil. A record that cannot be read as one counts as none: its holder

@@ -13,6 +13,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
+from msgspec.structs import replace
+
 from sparkles import digest
 from sparkles.backends import messages
 from sparkles.backends.google import names, shard
@@ -39,8 +41,10 @@ class Claims:
         definitions: Definitions,
         bucket: Bucket,
         find_job: Callable[[str], JobDocument | None],
+        ahead_ms: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`find_job` gives a job's document as it is now, or None."""
+        """`find_job` gives a job's document as it is now, or None; `ahead_ms` is as the Datastore's."""
+        self._ahead_ms = ahead_ms
         self._shards, self._workers, self._definitions, self._bucket = shards, workers, definitions, bucket
         self._find_job = find_job
 
@@ -94,7 +98,7 @@ class Claims:
     def _claim_in(self, stored: Stored, job: JobDocument, worker: WorkerId, limit: int, now_ms: int) -> list[Claim] | None:
         """Claims in one shard; None where somebody else wrote to it meanwhile."""
         tokens = [secrets.token_hex(12) for _ in range(limit)]
-        after, taken = shard.claim(stored.document, worker, tokens, now_ms)
+        after, taken = shard.claim(stored.document, worker, tokens, now_ms + self._ahead_ms())
         if not taken:
             return []
         if not self._shards.try_write(stored, after):
@@ -130,12 +134,16 @@ class Claims:
                 if due == 0:
                     return due
             line = self._shards.first_in_line(pool, after=line)
-        return due
+        return None if due is None else max(0, due - self._ahead_ms())
 
     def finish(self, finishes: Sequence[Finish], started: Sequence[Claim] = ()) -> list[bool]:
         """See ports.JobStore; one commit for each shard. The records' result.json are written first where they are not there."""
         for finish in finishes:
             check_task(TaskState.CLAIMED, finish.state)
+        ahead_ms = self._ahead_ms()
+        finishes = [
+            replace(each, not_before_ms=each.not_before_ms + ahead_ms) if each.not_before_ms else each for each in finishes
+        ]
         groups: dict[tuple[str, int], tuple[list[int], list[tuple[AttemptRef, str]]]] = defaultdict(lambda: ([], []))
         sizes: dict[str, JobDocument | None] = {}
 

@@ -36,6 +36,9 @@ LOOKUP_KEYS = 500
 
 CALL_S = 20.0
 
+CLOCKS_MS = 1_000
+"""Clocks that are kept by NTP are closer to each other than this."""
+
 _SERVICE = "/google.datastore.v1.Datastore/"
 _FAIL = 3  # Mutation.ConflictResolutionStrategy.FAIL
 _OPERATORS = {"=": 5, "<": 1, "<=": 2, ">": 3, ">=": 4}
@@ -69,11 +72,13 @@ class Datastore:
         told_after_s: float = TOLD_AFTER_S,
         call_s: float = CALL_S,
         threads: int = 8,
+        now: Callable[[], float] = time.time,
     ) -> None:
         """`say` is told once when the service has not answered for 5 s, and once when it answers again.
 
         Args:
             call_s: After this long without an answer a call is made anew.
+            now: This machine's clock, in seconds since the epoch.
         """
         self._project, self._namespace = project, namespace
         self._database = "" if database == "(default)" else database
@@ -86,6 +91,11 @@ class Datastore:
             told_after_s=told_after_s,
         )
         self._call_s = call_s
+        self._now = now
+        self.ahead_ms = 0
+        """How much later it is by the server's clock than by this machine's; 0 within CLOCKS_MS, and where the server does not say. What
+        several machines compare with their present is written by the server's clock."""
+
         self._channel = channel
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="datastore")
         metadata = f"project_id={project}" + (f"&database_id={self._database}" if self._database else "")
@@ -141,7 +151,7 @@ class Datastore:
         keys = [self._key(kind, name) for name in names]
         while keys:
             request = _LookupRequest(project_id=self._project, database_id=self._database, keys=keys)
-            answer = self._call(self._lookup, request, f"look up {kind}")
+            answer = self._call(self._lookup, request, f"look up {kind}", lambda answer: answer.read_time)
             read_ms = stamp_ms(answer.read_time)
             for result in answer.found:
                 entity = entity_of(kind, result, read_ms)
@@ -191,7 +201,7 @@ class Datastore:
                 partition_id={"project_id": self._project, "database_id": self._database, "namespace_id": self._namespace},
                 query=query,
             )
-            batch = self._call(self._query, request, f"query {kind}").batch
+            batch = self._call(self._query, request, f"query {kind}", lambda answer: answer.batch.read_time).batch
             read_ms = stamp_ms(batch.read_time)
             for result in batch.entity_results:
                 yield entity_of(kind, result, read_ms)
@@ -350,8 +360,22 @@ class Datastore:
 
     # Calls
 
-    def _call(self, stub: Callable[..., Any], request: Any, what: str) -> Any:
-        return self._trying(lambda: stub(request, timeout=self._call_s, metadata=self._metadata), what)
+    def _call(self, stub: Callable[..., Any], request: Any, what: str, read_time: Callable[[Any], Any] | None = None) -> Any:
+        """The answer; `read_time` finds the server's time in it."""
+        asked = 0.0
+
+        def call() -> Any:
+            nonlocal asked
+            asked = self._now()
+            return stub(request, timeout=self._call_s, metadata=self._metadata)
+
+        answer = self._trying(call, what)
+        read_ms = stamp_ms(read_time(answer)) if read_time is not None else None
+        if read_ms is not None:
+            # It was read between the question and the answer: within that time no difference can be told.
+            earliest_ms, latest_ms = int(asked * 1000) - CLOCKS_MS, int(self._now() * 1000) + CLOCKS_MS
+            self.ahead_ms = min(read_ms - earliest_ms, 0) + max(read_ms - latest_ms, 0)
+        return answer
 
     def _trying(self, call: Callable[[], Any], what: str, patience_s: float | None = None) -> Any:
         failed = lambda error: translate(error, f"Datastore: {what}", self._project)  # noqa: E731

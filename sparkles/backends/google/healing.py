@@ -74,7 +74,7 @@ class Healer:
             spec = self._jobs.get_job(claim.ref.job).spec
         except NotFound:
             spec = None  # deleted just now
-        return retry.conclude(record, claim, spec, record.ended_at_ms or now_ms)
+        return retry.conclude(record, claim, spec, now_ms)  # the end is by another machine's clock
 
     def _record(self, claim: Claim) -> Attempt | None:
         """The complete record that the claim's holder left, or None."""

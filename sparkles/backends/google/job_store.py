@@ -77,7 +77,7 @@ class GoogleJobStore(Tasks):
         self._shards = Shards(datastore, publish)
         self._definitions = Definitions(bucket)
         self._workers = Workers(datastore, self._shards)
-        self._queue = Claims(self._shards, self._workers, self._definitions, bucket, self._find)
+        self._queue = Claims(self._shards, self._workers, self._definitions, bucket, self._find, lambda: datastore.ahead_ms)
         self._views = Views(self._shards, events, poll_s)
         self._reuse = Reuse(datastore, bucket, self._shards)
 

@@ -170,7 +170,7 @@ func (s *Store) claimIn(ctx context.Context, found *stored, ask claiming, limit 
 			return nil, stop, nil
 		}
 	}
-	after, taken := shard.Claim(found.document, ask.worker, tokens(min(limit, len(found.document.Tasks))), ask.nowMS)
+	after, taken := shard.Claim(found.document, ask.worker, tokens(min(limit, len(found.document.Tasks))), ask.nowMS+s.client.aheadMS())
 	if len(taken) == 0 {
 		return nil, next, nil
 	}
@@ -276,7 +276,7 @@ func (s *Store) NextDue(ctx context.Context, pool string) (int64, bool, error) {
 			return 0, false, fmt.Errorf("look for the next task: %w", err)
 		}
 		if line == "" {
-			return due, found, nil
+			return max(0, due-s.client.aheadMS()), found, nil
 		}
 		entities, err := s.client.query(ctx, question{kind: shardKind, equal: [2]string{"claimable", line}})
 		if err != nil {

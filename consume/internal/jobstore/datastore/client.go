@@ -37,6 +37,9 @@ const (
 	mostPause    = 2 * time.Second
 	resolveAfter = 5 * time.Second
 
+	// clocks that are kept by NTP are closer to each other than this.
+	clocks = time.Second
+
 	gap = 5 * time.Second
 	// mostReconnect: after minutes of failures gRPC would wait two more before it connects again.
 	mostReconnect = 5 * time.Second
@@ -53,6 +56,8 @@ type Options struct {
 	Patience time.Duration
 	// Gap is after how long an answer shows that the service was away, so that nobody's heartbeat could reach it; 0: 5 seconds.
 	Gap time.Duration
+	// Now is this machine's clock; nil: time.Now.
+	Now func() time.Time
 	// Dial is added to the connection's options.
 	Dial []grpc.DialOption
 }
@@ -76,6 +81,27 @@ type client struct {
 	service    pb.DatastoreClient
 	// backSince is when a call was last answered after a gap; nil: none was.
 	backSince atomic.Pointer[time.Time]
+	ahead     atomic.Int64
+}
+
+// aheadMS is how much later it is by the server's clock than by this machine's; 0 within clocks, and where the server does not say. What
+// several machines compare with their present is written by the server's clock.
+func (c *client) aheadMS() int64 { return c.ahead.Load() }
+
+// compareClocks takes the server's time of an answer. It was read between the question and now: within that no difference can be told.
+func (c *client) compareClocks(asked time.Time, read *timestamppb.Timestamp) {
+	if !stamped(read) {
+		return
+	}
+	earliest, latest, at := asked.Add(-clocks), c.options.Now().Add(clocks), read.AsTime()
+	switch {
+	case at.Before(earliest):
+		c.ahead.Store(-earliest.Sub(at).Milliseconds())
+	case at.After(latest):
+		c.ahead.Store(at.Sub(latest).Milliseconds())
+	default:
+		c.ahead.Store(0)
+	}
 }
 
 func dial(ctx context.Context, options Options) (*client, error) {
@@ -87,6 +113,9 @@ func dial(ctx context.Context, options Options) (*client, error) {
 	}
 	if options.Gap == 0 {
 		options.Gap = gap
+	}
+	if options.Now == nil {
+		options.Now = time.Now
 	}
 	alive := grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second})
 	size := grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(messageBytes))
@@ -200,7 +229,9 @@ func (c *client) lookup(ctx context.Context, kind string, names []string) (map[s
 		piece := keys[:min(lookupKeys, len(keys))]
 		var answer *pb.LookupResponse
 		err := c.trying(ctx, "look up "+kind, func(ctx context.Context) (err error) {
+			asked := c.options.Now()
 			answer, err = c.service.Lookup(ctx, &pb.LookupRequest{ProjectId: c.options.Project, DatabaseId: c.options.Database, Keys: piece})
+			c.compareClocks(asked, answer.GetReadTime())
 			return err
 		})
 		if err != nil {
@@ -272,10 +303,12 @@ func (c *client) query(ctx context.Context, ask question) ([]*entity, error) {
 		}
 		var answer *pb.RunQueryResponse
 		err := c.trying(ctx, "query "+ask.kind, func(ctx context.Context) (err error) {
+			asked := c.options.Now()
 			answer, err = c.service.RunQuery(ctx, &pb.RunQueryRequest{
 				ProjectId: c.options.Project, DatabaseId: c.options.Database, PartitionId: c.partition(),
 				QueryType: &pb.RunQueryRequest_Query{Query: query},
 			})
+			c.compareClocks(asked, answer.GetBatch().GetReadTime())
 			return err
 		})
 		if err != nil {
