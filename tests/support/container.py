@@ -108,8 +108,10 @@ class Image:
 
     def __init__(self, folder: Path, program: str) -> None:
         archive = folder / "consume.tar"
+        # In a folder of its own: beside it nothing for other platforms is found.
+        alone = shutil.copy(program, folder / "consume")
         done = subprocess.run(
-            [program, "image", "build", "-o", str(archive), "localhost/consume"], capture_output=True, text=True, check=False
+            [alone, "image", "build", "-o", str(archive), "localhost/consume"], capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
         self.root = folder / "root"
