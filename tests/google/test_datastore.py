@@ -313,7 +313,7 @@ def test_a_server_that_goes_away_and_comes_back(own):
     """Nothing is lost and nothing done twice; the user is told once, and once that it answers again."""
     away, back, said = work_through_a_pause(own, pause_s=5, told_after_s=2, call_s=1.5)
     assert len(away) == len(back) == 1, said
-    assert 1.9 < away[0] < 4
+    assert 1.5 < away[0] < 4
     assert 0 <= back[0] < 8
 
 
@@ -323,6 +323,6 @@ def test_a_server_that_is_away_for_long(own, pause_s):
     """With the limits that are used: told after 5 s, though a call waits for 20 s; 30 s outlast that."""
     away, back, said = work_through_a_pause(own, pause_s, module.TOLD_AFTER_S, module.CALL_S)
     assert len(away) == len(back) == 1, said
-    assert 4.9 < away[0] < 7
+    assert 4.5 < away[0] < 7
     assert 0 <= back[0] < 8
     assert said[0][1].endswith("trying for up to 300 s. Nothing is lost meanwhile.")

@@ -8,9 +8,13 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"sparkles.dev/consume/internal/wire"
 )
+
+// execWait is how long to wait for a process that is in the middle of an exec; the kernel may have to read the program from a disk.
+const execWait = 100 * time.Millisecond
 
 type usage struct {
 	memory int64
@@ -125,11 +129,24 @@ func children() []int {
 	return found
 }
 
-// tokenOf gives the claim token in a process's environment, or "".
+// tokenOf gives the claim token in a process's environment, or "". One in the middle of an exec, or of its end, is waited for: for that moment the
+// kernel shows neither its arguments nor its environment.
 func tokenOf(pid int) string {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
-	if err != nil {
-		return ""
+	var data []byte
+	for deadline := time.Now().Add(execWait); ; time.Sleep(time.Millisecond) {
+		var err error
+		if data, err = os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid)); err != nil {
+			return ""
+		}
+		if len(data) > 0 || time.Now().After(deadline) {
+			break
+		}
+		if arguments, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err != nil || len(arguments) > 0 {
+			break
+		}
+		if fields := stat(pid); len(fields) == 0 || fields[0] == "Z" || fields[0] == "X" {
+			return ""
+		}
 	}
 	_, rest, found := bytes.Cut(append([]byte{0}, data...), []byte("\x00"+TokenVariable+"="))
 	if !found {
