@@ -41,7 +41,7 @@ def written(project):
     return [(project.folder / "examples" / name).read_bytes() for name in ("best.csv", "summary.txt")]
 
 
-@pytest.mark.parametrize("cloud", ["datastore", "firestore"], indirect=True)
+@pytest.mark.parametrize("cloud", ["firestore"], indirect=True)
 def test_the_example_gives_the_same_winners_as_on_this_machine(cloud, on_this_machine):
     """Byte for byte; again it is answered from the record, without workers; afterwards nothing runs."""
     shutil.copytree(EXAMPLES, cloud.folder / "examples")
