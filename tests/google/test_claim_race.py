@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from sparkles import wire
 from sparkles.backends.google import names
-from sparkles.model import Counts, JobSpec, TaskState
+from sparkles.model import Counts, Job, JobId, JobSpec, NewTask, TaskSpec, TaskState
 from tests.support import emulators, google
 from tests.support.needs import requires
-from tests.support.stores import create, ended, enter
+from tests.support.stores import create, ended, enter, fingerprint, run_all
 
 pytestmark = pytest.mark.google
 MODULE = Path(__file__).parents[2] / "consume"
@@ -131,3 +132,35 @@ def test_both_languages_keep_a_job_s_parallelism(claimer, installation):
     assert reader.count_tasks("j") == Counts(succeeded=40)
     assert {outcome.attempt.token for outcome in reader.list_outcomes("j")} == {line["token"] for line in lines}
     assert theirs > 0
+
+
+def test_a_job_that_two_create_at_once_is_created_once_and_can_be_claimed(site):
+    """The second writes its shards over those of the first, which then inserts the job: the shards are the first one's all the same."""
+    first, second = site.jobs(shard_size=2), site.jobs(shard_size=2)
+    tasks = [NewTask(TaskSpec(f"c{index}"), fingerprint(f"c{index}")) for index in range(8)]
+    job = Job(JobId("j"), JobSpec("j"), len(tasks))
+    created = []
+    write = second._write_shards
+
+    def write_and_meet(document, rows):
+        done = write(document, rows)
+        created.append(("first", insert(*inserted)))
+        return done
+
+    insert, inserted = first._datastore.insert, []
+
+    def meet(entity):
+        if entity.kind != names.JOB:
+            return insert(entity)
+        inserted.append(entity)
+        created.append(("second", second.create_job(job, tasks)))
+        return created[0][1]
+
+    second._write_shards, first._datastore.insert = write_and_meet, meet
+    assert first.create_job(job, tasks)
+    assert created == [("first", True), ("second", False)]
+    (known,) = first.list_jobs()
+    shards = first._shards.of_job(wire.decode(first._datastore.get(names.JOB, "j").document, wire.JobDocument, "j"))
+    assert {stored.document.sequence for stored in shards} == {known.sequence}
+    enter(first)
+    assert run_all(first) == len(tasks)

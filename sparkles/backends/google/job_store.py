@@ -120,7 +120,18 @@ class GoogleJobStore(Tasks):
             return False
         for stored in self._gone_since(document, {ref.job for ref in borrowed}):
             self._shards.change(stored, partial(_forget, gone=self._missing(stored.document)), 0)
-        return self._datastore.insert(entity)
+        if self._datastore.insert(entity):
+            return True
+        self._hand_over(document)
+        return False
+
+    def _hand_over(self, lost: JobDocument) -> None:
+        """Another process created the job while this one wrote its shards, maybe in the place of the other's: they become the other's."""
+        won = self._find(lost.job.id)
+        if won is None or (won.manifest, won.shard_size) != (lost.manifest, lost.shard_size):
+            return  # another job: its shards have other content
+        for stored in self._shards.of_job(won):
+            self._shards.change(stored, partial(_handed_over, lost=lost.job.sequence, won=won.job.sequence), 0)
 
     def _write_shards(self, job: JobDocument, rows: Sequence[TaskRow]) -> bool:
         """Writes the shards of a job that does not exist yet, over what an earlier try left; False where the job exists by now."""
@@ -296,6 +307,13 @@ def _forget(document: ShardDocument, *, gone: Collection[AttemptRef]) -> tuple[S
     """Tasks whose outcome is gone are pending instead."""
     rows = [TaskRow(attempt=task.attempt) if task.origin in gone else task for task in document.tasks]
     return replace(document, tasks=tuple(rows), seq=document.seq + 1), 0
+
+
+def _handed_over(document: ShardDocument, *, lost: int, won: int) -> tuple[ShardDocument, int]:
+    """A shard of the job that has lost its id to another of the same content belongs to that one."""
+    if document.sequence != lost:
+        return document, 0
+    return replace(document, sequence=won, seq=document.seq + 1), 0
 
 
 def _entity(document: JobDocument) -> Entity:
