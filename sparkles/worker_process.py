@@ -31,7 +31,7 @@ from sparkles.errors import SparklesError, UsageError
 from sparkles.model import Worker as WorkerRow
 from sparkles.model import WorkerId
 
-_VALUES = ("--state", "--pool", "--id", "--cpu", "--memory", "--beat", "--commit", "--grace", "--sample")
+_VALUES = ("--state", "--pool", "--id", "--cpu", "--memory", "--beat", "--commit", "--poll", "--grace", "--sample")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -95,7 +95,11 @@ def serve(options: dict[str, str]) -> None:
         runner=ProcessRunner(grace_s=float(options.get("--grace", 5.0)), sample_s=float(options.get("--sample", 0.5))),
         total=total,
         environ=os.environb,
-        pace=Pace(beat_s=float(options.get("--beat", 1.0)), commit_s=float(options.get("--commit", 0.05))),
+        pace=Pace(
+            beat_s=float(options.get("--beat", 1.0)),
+            commit_s=float(options.get("--commit", 0.05)),
+            poll_s=float(options.get("--poll", 1.0)),
+        ),
         until_empty=until_empty,
         driver_fd=None if until_empty else 0,
         say=say,

@@ -137,10 +137,9 @@ class ScriptHost:
         name = stopped if type(stopped) is bytes else stopped[0]
         make = self._maker(name)
         if make is not None:
-            position = stopped[1].decode("utf-8", "surrogateescape")
             self._asked[strand] = name
             try:
-                return Asked(strand, make(position, stopped[2], stopped[3]))
+                return Asked(strand, make(stopped[1].decode("utf-8", "surrogateescape"), stopped[2], stopped[3]))
             except UsageError as error:
                 # What cannot be sent is the author's mistake, raised at the line that asked.
                 return self.resume(strand, Raised(StepError(error.message, kind="Usage", usage=True)))

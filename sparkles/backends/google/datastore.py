@@ -90,6 +90,7 @@ class Datastore:
             patience_s=patience_s,
             told_after_s=told_after_s,
         )
+        self.answers_for_s = self._patience.answers_for_s
         self._call_s = call_s
         self._now = now
         self.ahead_ms = 0
@@ -114,11 +115,6 @@ class Datastore:
         """Ends its threads and its connection."""
         self.pool.shutdown(wait=False, cancel_futures=True)
         self._channel.close()
-
-    @property
-    def answers_for_s(self) -> float:
-        """For how long it has answered without a gap, as far as this client has seen."""
-        return self._patience.answers_for_s()
 
     # Reading
 

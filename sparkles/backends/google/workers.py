@@ -89,7 +89,7 @@ class Workers:
                 age_s = entity.age_s if entity.age_s is not None else now - since
                 if age_s > lease_s:
                     dead.append(worker)
-        return dead if self._datastore.answers_for_s > lease_s else []
+        return dead if self._datastore.answers_for_s() > lease_s else []
 
     def claims_of(self, workers: set[str]) -> list[tuple[ShardDocument, int]]:
         """The current claims of workers, as (shard, index)."""
