@@ -89,6 +89,7 @@ class Cloud:
             self._clock,
             self.healer,
             place,
+            self._say,
             environ={**settings.environ, **self.connection.environment},
             cpu=settings.cpu,
             memory_bytes=settings.memory_bytes,

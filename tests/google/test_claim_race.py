@@ -16,6 +16,7 @@ from sparkles import wire
 from sparkles.backends.google import names
 from sparkles.model import Counts, Job, JobId, JobSpec, NewTask, TaskSpec, TaskState
 from tests.support import emulators, google
+from tests.support.faults import Faults
 from tests.support.needs import requires
 from tests.support.stores import create, ended, enter, fingerprint, run_all
 
@@ -43,8 +44,8 @@ def installation(request):
     prefix = f"race{secrets.token_hex(6)}/"
     opened = []
 
-    def store():
-        made, clients = google.job_store(request.param, prefix, max_workers=4)
+    def store(**options):
+        made, clients = google.job_store(request.param, prefix, **{"max_workers": 4, **options})
         opened.extend(clients)
         return made
 
@@ -88,13 +89,16 @@ def claim_all(store, worker, *, hold_s=0.0, finish=False):
         ]
 
 
-def race(claimer, installation, *, workers, hold_s=0.0, finish=False):
-    """Go and Python claim together, `workers` of each. Returns all lines, and how many are of Go."""
+def race(claimer, installation, *, workers, hold_s=0.0, finish=False, faults=0.0):
+    """Go and Python claim together, `workers` of each; that part of their commits fails. Returns all lines, and how many are of Go."""
     kind, prefix, store = installation
-    options = ["--claimers", str(workers), "--hold", f"{hold_s}s", *(["--finish"] if finish else [])]
+    options = ["--claimers", str(workers), "--hold", f"{hold_s}s", "--faults", str(faults), *(["--finish"] if finish else [])]
     child = start(claimer, kind, prefix, *options)
     with ThreadPoolExecutor(workers) as pool:
-        futures = [pool.submit(claim_all, store(), f"py-{number}", hold_s=hold_s, finish=finish) for number in range(workers)]
+        stores = [store(faults=Faults(chance=faults, seed=number)) for number in range(workers)]
+        futures = [
+            pool.submit(claim_all, each, f"py-{number}", hold_s=hold_s, finish=finish) for number, each in enumerate(stores)
+        ]
         lines = [line for future in futures for line in future.result()]
     out, said = child.communicate(timeout=120)
     assert child.returncode == 0, said
@@ -114,6 +118,37 @@ def test_both_languages_claim_from_one_job(claimer, installation):
     for worker in reader.list_workers():
         held.update({claim.ref.index: claim.token for claim in reader.list_claims(worker.id)})
     assert held == {line["index"]: line["token"] for line in lines}
+
+
+@pytest.mark.slow
+def test_32_claimers_share_2000_tasks_while_much_goes_wrong(claimer, installation):
+    """One commit in ten fails, half of these after the server has carried them out, and four claimers are killed in the middle: every
+    task is claimed once, and by whom the store says."""
+    kind, prefix, store = installation
+    create(store(max_workers=32), "j", [f"c{number % 7}" for number in range(2000)])
+    doomed = start(claimer, kind, prefix, "--name", "doomed", "--claimers", "4", "--faults", "0.1")
+    told = [json.loads(doomed.stdout.readline())]
+    with ThreadPoolExecutor(1) as pool:
+        racing = pool.submit(race, claimer, installation, workers=14, faults=0.1)
+        told += [json.loads(doomed.stdout.readline()) for _ in range(40)]
+        doomed.kill()
+        rest, _ = doomed.communicate()
+        lines, theirs = racing.result()
+    told += [json.loads(line) for line in rest.splitlines()]
+    reader = store()
+    held = {
+        worker.id: {claim.ref.index: claim.token for claim in reader.list_claims(worker.id)} for worker in reader.list_workers()
+    }
+    assert Counter(index for claims in held.values() for index in claims) == Counter(range(1, 2001))
+    of_doomed = {
+        index: token for worker, claims in held.items() if worker.startswith("doomed") for index, token in claims.items()
+    }
+    assert {line["index"]: line["token"] for line in told}.items() <= of_doomed.items()
+    assert len(of_doomed) < 2000
+    of_others = {index: token for claims in held.values() for index, token in claims.items() if index not in of_doomed}
+    assert Counter(line["index"] for line in lines) == Counter(of_others)
+    assert {line["index"]: line["token"] for line in lines} == of_others
+    assert 0 < theirs < len(lines)
 
 
 def test_both_languages_keep_a_job_s_parallelism(claimer, installation):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sparkles import __version__
 from tests.support import emulators
 
 pytestmark = [pytest.mark.google, pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -72,6 +73,19 @@ def test_without_pubsub_it_polls_and_says_so_once(cloud):
     done = cloud.run("run", "w.lua", env={"PUBSUB_EMULATOR_HOST": f"127.0.0.1:{emulators.free_port()}"})
     assert done.stdout == "succeeded\n"
     assert done.stderr.count("notifications off: polling") == 1
+
+
+def test_a_worker_of_another_version_is_told_once(cloud):
+    """It works as long as the documents agree; the notice says how to look closer."""
+    older = cloud.folder / "consume"
+    older.write_text(
+        f'#!/bin/sh\n[ "$1" = version ] && echo 0.0.7 && exit\nexec "{cloud.variables["SPARKLES_CONSUME"]}" "$@"\n'
+    )
+    older.chmod(0o755)
+    cloud.write("w.lua", ONE)
+    done = cloud.run("run", "w.lua", env={"SPARKLES_CONSUME": str(older)})
+    assert done.stdout == "succeeded\n"
+    assert done.stderr.count(f"consume: {older} is of version 0.0.7, sparkles of {__version__}") == 1
 
 
 def test_where_the_worker_is_not_built_it_says_make_consume(cloud, tmp_path):

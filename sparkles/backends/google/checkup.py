@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,14 +21,12 @@ import grpc
 from sparkles.backends.google import connect, names
 from sparkles.backends.google.credentials import Login, log_in
 from sparkles.backends.google.failures import translate
-from sparkles.backends.google.fleet import BUILT, find_consume
+from sparkles.backends.google.fleet import BUILT, find_consume, version_of
 from sparkles.backends.google.logins import LoginFile, find_login, gcloud_account
 from sparkles.backends.google.projects import Place, find_place, find_project
 from sparkles.backends.google.pubsub import Topic
 from sparkles.config import Settings
 from sparkles.errors import BackendError, ConfigError, SparklesError
-
-VERSION_S = 10.0
 
 _Question = tuple[str, str, str, Callable[[], str | None]]
 """A service's short name, its name for people, what of it is asked for, and how; the answer is a note."""
@@ -195,15 +192,7 @@ def _consume(settings: Settings, version: str) -> ConsumeFound:
     except ConfigError as error:
         return ConsumeFound(needed, problem=str(error) if needed else "")
     source = settings.sources.get("consume", "") if settings.consume else "PATH" if shutil.which("consume") else "built here"
-    found = ""
-    try:
-        asked = subprocess.run(
-            [program, "version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=VERSION_S, check=False
-        )
-        found = asked.stdout.strip() if asked.returncode == 0 else ""
-        why = f"`consume version` ended with {asked.returncode}: {asked.stderr.strip()[:200]}" if not found else ""
-    except (OSError, UnicodeDecodeError, subprocess.TimeoutExpired) as error:
-        why = str(getattr(error, "strerror", None) or error)
+    found, why = version_of(program)
     mend = (
         "`make consume` builds it"
         if Path(program) == BUILT

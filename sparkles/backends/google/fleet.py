@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from sparkles import __version__
 from sparkles.backends.google.projects import Place
 from sparkles.backends.local.fleet import ProcessFleet
 from sparkles.errors import ConfigError, UsageError
@@ -17,6 +19,7 @@ from sparkles.model import WorkerId
 from sparkles.ports import Clock, Fleet, JobStore
 
 BUILT = Path(__file__).parents[3] / "consume" / "bin" / "consume"
+VERSION_S = 10.0
 
 
 def find_consume(set_to: str = "") -> str:
@@ -36,6 +39,18 @@ def find_consume(set_to: str = "") -> str:
             " sparkles's source (it needs Go), or name it: SPARKLES_CONSUME=/path/to/consume"
         )
     return found
+
+
+def version_of(program: str) -> tuple[str, str]:
+    """The version of a worker's program and ""; or "" and why it does not say."""
+    try:
+        asked = subprocess.run(
+            [program, "version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=VERSION_S, check=False
+        )
+    except (OSError, UnicodeDecodeError, subprocess.TimeoutExpired) as error:
+        return "", str(getattr(error, "strerror", None) or error)
+    found = asked.stdout.strip() if asked.returncode == 0 else ""
+    return found, "" if found else f"`consume version` ended with {asked.returncode}: {asked.stderr.strip()[:200]}"
 
 
 def arguments(place: Place, pool: str, worker: str, work: str) -> list[str]:
@@ -61,6 +76,7 @@ def consume_fleet(
     clock: Clock,
     recover: Callable[[], list[str]],
     place: Place,
+    say: Callable[[str], None],
     *,
     environ: Mapping[str, str],
     cpu: float | None = None,
@@ -68,14 +84,25 @@ def consume_fleet(
     lease_s: float = 60.0,
 ) -> ProcessFleet:
     """The consume workers of one driver on this machine. `program` is asked for when one is started; `folder` is where their scratch
-    directories and logs go."""
+    directories and logs go; `say` is told once of a program of another version."""
     options = ["--lease", f"{lease_s:g}s"]
     for name, value in (("--cpu", cpu), ("--memory", memory_bytes)):
         if value is not None:
             options += [name, str(value)]
 
+    known: set[str] = set()
+
     def command(pool: str, worker: WorkerId) -> list[str]:
-        return [program(), *arguments(place, pool, worker, str(folder / "scratch")), "--driver-fd", "0", *options]
+        found = program()
+        if found not in known:
+            known.add(found)
+            version, _ = version_of(found)
+            if version != __version__:
+                theirs = version or "unknown"
+                say(
+                    f"consume: {found} is of version {theirs}, sparkles of {__version__}: they belong together (sparkles doctor)"
+                )
+        return [found, *arguments(place, pool, worker, str(folder / "scratch")), "--driver-fd", "0", *options]
 
     return ProcessFleet(folder / "workers", jobs, clock, command, recover, lease_s=lease_s, environ=environ)
 

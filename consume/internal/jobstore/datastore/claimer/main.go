@@ -9,9 +9,15 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"os"
+	"strings"
 	"sync"
 	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"sparkles.dev/consume/internal/blobs/gcs"
 	"sparkles.dev/consume/internal/jobstore/datastore"
@@ -32,6 +38,7 @@ type options struct {
 	claimers, limit                                          int
 	hold                                                     time.Duration
 	finish                                                   bool
+	faults                                                   float64
 }
 
 func main() {
@@ -47,6 +54,7 @@ func main() {
 	flag.IntVar(&o.limit, "limit", 4, "tasks claimed at once")
 	flag.DurationVar(&o.hold, "hold", 0, "how long each claim is kept before it is finished")
 	flag.BoolVar(&o.finish, "finish", false, "record success of what was claimed")
+	flag.Float64Var(&o.faults, "faults", 0, "which part of all commits fails, before or after the server has carried it out")
 	flag.Parse()
 	if err := run(context.Background(), o); err != nil {
 		fmt.Fprintln(os.Stderr, "claimer:", err)
@@ -67,6 +75,7 @@ func run(ctx context.Context, o options) error {
 	for number := range o.claimers {
 		store, err := datastore.Open(ctx, datastore.Options{
 			Project: o.project, Database: o.database, Namespace: o.namespace, EmulatorHost: os.Getenv("DATASTORE_EMULATOR_HOST"),
+			Dial: []grpc.DialOption{grpc.WithUnaryInterceptor(o.fail)},
 		}, objects, nil, "claimer")
 		if err != nil {
 			return err
@@ -87,6 +96,24 @@ func run(ctx context.Context, o options) error {
 		}
 	}
 	return nil
+}
+
+// fail lets commits fail by chance.
+func (o options) fail(
+	ctx context.Context, method string, request, answer any, connection *grpc.ClientConn, invoke grpc.UnaryInvoker, more ...grpc.CallOption,
+) error {
+	if !strings.HasSuffix(method, "/Commit") || rand.Float64() >= o.faults {
+		return invoke(ctx, method, request, answer, connection, more...)
+	}
+	before := []codes.Code{codes.Aborted, codes.Unavailable}
+	after := []codes.Code{codes.Unavailable, codes.DeadlineExceeded}
+	if rand.N(2) == 0 {
+		return status.Error(before[rand.N(len(before))], "made by a test")
+	}
+	if err := invoke(ctx, method, request, answer, connection, more...); err != nil {
+		return err
+	}
+	return status.Error(after[rand.N(len(after))], "made by a test")
 }
 
 func claim(ctx context.Context, o options, store *datastore.Store, id string, tell func(line) error) error {
