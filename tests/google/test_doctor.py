@@ -99,7 +99,7 @@ def test_every_mistake_is_told_at_once(cloud, tmp_path):
 
 PROGRAMS = {
     "not there": (None, "expected the program consume, found nothing there"),
-    "not executable": ("#!/bin/sh\n", "cannot be run (Permission denied); "),
+    "not executable": ("#!/bin/sh\n", "expected the program consume, found a file that cannot be run"),
     "another program": ("#!/bin/sh\necho no >&2\nexit 2\n", "cannot be run (`consume version` ended with 2: no); "),
     "says nothing": ("#!/bin/sh\n", "cannot be run (`consume version` ended with 0: ); "),
 }
