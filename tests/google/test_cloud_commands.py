@@ -8,18 +8,9 @@ import pytest
 
 from tests.support.cli import Project
 from tests.support.cloud import CloudProject
+from tests.support.workflows import SWEEP
 
 pytestmark = [pytest.mark.google, pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(300)]
-
-SWEEP = """
-local job = JobBuilder("sweep")
-  :setCommandTemplate([[echo "n is {n}"; printf '{"square": %d}' $(({n} * {n})) > "$SPARKLES_RESULTS"; cp "$SPARKLES_RESULTS" out.json]])
-  :createTasksFor(product { n = { 1, 2, 3 } })
-  :setOutputs { "out.json" }
-  :setProperties { who = "me" }
-local result = run(job)
-log("the last square is %d", result.tasks[3].results.square)
-"""
 
 FAILING = """
 local script = [[

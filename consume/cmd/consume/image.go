@@ -51,34 +51,33 @@ func makeImage(args []string) int {
 		}
 		return exitUsage
 	}
+	give := func(err error, code int) int {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", flags.Name(), err)
+		return code
+	}
 	if flags.NArg() != 1 {
 		fmt.Fprintf(os.Stderr, "%s: expected one REF after the flags, found %d arguments\n", flags.Name(), flags.NArg())
 		return exitUsage
 	}
 	tag, err := image.Reference(flags.Arg(0), version)
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "%s: %v\n", flags.Name(), err)
-		return exitUsage
+		return give(err, exitUsage)
 	}
 	own, err := os.Executable()
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "%s: %v\n", flags.Name(), err)
-		return exitConfiguration
+		return give(err, exitConfiguration)
 	}
 	programs, err := image.Find(own, version)
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "%s: %v\n", flags.Name(), err)
-		return exitConfiguration
+		return give(err, exitConfiguration)
 	}
 	index, err := image.Make(programs)
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "%s: %v\n", flags.Name(), err)
-		return exitBug
+		return give(err, exitBug)
 	}
 	pinned, err := image.Pinned(tag, index)
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "%s: %v\n", flags.Name(), err)
-		return exitBug
+		return give(err, exitBug)
 	}
 	if args[0] == "build" {
 		err = image.Archive(output, tag, index)
@@ -92,13 +91,12 @@ func makeImage(args []string) int {
 			fmt.Fprintf(os.Stderr, "%s: stopped: the tag is as it was\n", flags.Name())
 			return exitTerminated
 		}
-		fmt.Fprintf(os.Stderr, "%s: %v\n", flags.Name(), err)
 		var refused *image.Refused
 		var path *fs.PathError
 		if errors.As(err, &refused) || errors.As(err, &path) {
-			return exitConfiguration
+			return give(err, exitConfiguration)
 		}
-		return exitTransient
+		return give(err, exitTransient)
 	}
 	var platforms []string
 	for _, each := range programs {

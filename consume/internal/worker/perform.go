@@ -144,7 +144,8 @@ func readPiece(path string, offset, size int64) ([]byte, error) {
 	return io.ReadAll(io.NewSectionReader(file, offset, size))
 }
 
-// storeLog stores the whole log and then the record, last of all. A success whose record cannot be stored is none.
+// storeLog stores the whole log and then the record, last of all. What cannot be stored is told in the worker's log: the outcome goes into the
+// shard all the same.
 func (w *Worker) storeLog(ctx context.Context, t *task) {
 	ref := t.claim.Ref
 	if facts, err := os.Lstat(t.folder.LogPath()); err == nil && facts.Mode().IsRegular() && facts.Size() > 0 {

@@ -1,4 +1,4 @@
-"""Content and logs in Cloud Storage: what a driver needs of Blobs. May import bucket, uploads, names, ports, model and errors.
+"""Content and logs in Cloud Storage: what a driver needs of Blobs. May import bucket, uploads, names, engine.cleaning, ports and below.
 
 `cas/` holds content by sha256, written only where it is absent; every reader checks the digest. Files are uploaded in the background, and
 `settle` waits for them: whoever makes a job visible calls it first. Surprise: content that is old and is asked for again is touched,
@@ -24,15 +24,13 @@ from sparkles.backends.local.digests import DigestCache
 from sparkles.backends.local.sources import check_unchanged, open_input
 from sparkles.backends.names import check_digest, check_job_id, check_ref
 from sparkles.digest import of_bytes
+from sparkles.engine.cleaning import GRACE_S
 from sparkles.errors import Damaged, UsageError
 from sparkles.model import Artifact, AttemptRef, Digest
 from sparkles.ports import Blobs
 
 TOUCH_AFTER_S = 1800.0
 """Below the time for which `clean` spares content that no job refers to (an hour), so that a submission's inputs stay."""
-
-YOUNG_S = 3600.0
-"""As long as `clean` spares content; submitting a large job takes less."""
 
 SMALL_BYTES = 8 << 20
 """A file up to this is read once and uploaded from memory; a larger one is read twice."""
@@ -205,12 +203,13 @@ class GoogleBlobs:
         return sorted((int(piece.removeprefix(below)), size) for piece, size, _ in self._bucket.listing(below))
 
     def list_jobs(self) -> list[str]:
-        """See Blobs; without those that have an object younger than an hour: a job that is just being submitted has objects first."""
+        """See Blobs; without those that have an object younger than what `clean` spares: a job that is just being submitted has objects
+        first."""
         newest: dict[str, float] = {}
         for name, _, written in self._bucket.listing("jobs/"):
             job = name.split("/")[1]
             newest[job] = max(newest.get(job, 0.0), written)
-        before = time.time() - YOUNG_S
+        before = time.time() - GRACE_S
         return sorted(job for job, written in newest.items() if written < before)
 
     def job_bytes(self, job_id: str) -> int:
