@@ -14,6 +14,7 @@ from sparkles.backends.google import credentials
 from sparkles.backends.google.logins import LoginFile, find_login, gcloud_account
 from sparkles.errors import BackendError
 from tests.support.cli import Project
+from tests.support.cloud import consume
 from tests.support.tokens import ACCOUNT, GOOD, OVER, TokenServer
 
 pytestmark = pytest.mark.google
@@ -37,7 +38,7 @@ MISSING = "error: log in: not logged in to Google Cloud (there is no {}); run `g
 
 @pytest.fixture
 def project(tmp_path):
-    made = Project(tmp_path / "project", **CLOUD)
+    made = Project(tmp_path / "project", **CLOUD, SPARKLES_CONSUME=consume())
     made.write("w.lua", WORK)
     return made
 

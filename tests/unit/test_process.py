@@ -218,13 +218,37 @@ class TestMarked:
             assert eventually(lambda: process.marked(VARIABLE, value))
         read, looks = process._read, []
 
-        def late(path):
+        def late(path, *size):
             looks.append(path)
-            return b"" if path == f"/proc/{child.pid}/environ" and looks.count(path) == 1 else read(path)
+            return b"" if path == f"/proc/{child.pid}/environ" and looks.count(path) == 1 else read(path, *size)
 
         monkeypatch.setattr(process, "_read", late)
         try:
             assert process.marked(VARIABLE, value) == [child.pid]
+        finally:
+            child.kill()
+            child.wait()
+
+    def test_a_process_that_starts_one_program_after_the_other(self, value, tmp_path):
+        """Whenever it is looked at, it says whose it is: what is missed once is left behind."""
+        requires(sys.platform == "linux", "subreapers are Linux's")
+        (tmp_path / "again").write_text("exec /bin/sh again\n")
+        child = subprocess.Popen(["/bin/sh", "again"], cwd=tmp_path, env={"SPARKLES_TOKEN": value})
+        try:
+            assert all(_belongs(child.pid, {value}) for _ in range(5000))
+        finally:
+            child.kill()
+            child.wait()
+
+    def test_a_program_without_any_environment(self):
+        """It is nobody's, and it is said at once."""
+        requires(sys.platform == "linux", "subreapers are Linux's")
+        child = subprocess.Popen(["/bin/sleep", "60"], env={})
+        try:
+            assert eventually(lambda: process._stat(child.pid)[0] == b"S")
+            began = time.monotonic()
+            assert not any(_belongs(child.pid, {"mine"}) for _ in range(100))
+            assert time.monotonic() - began < 2  # a hundred times EXEC_WAIT_S is 10
         finally:
             child.kill()
             child.wait()
@@ -235,9 +259,16 @@ class TestMarked:
         child = subprocess.Popen(["/bin/sleep", "60"], env={"SPARKLES_TOKEN": "mine"})
         read, looks = process._read, []
 
-        def late(path):
+        def late(path, *size):
             looks.append(path)
-            return b"" if not path.endswith("/stat") and len(looks) < 20 else read(path)
+            if len(looks) >= 20:
+                return read(path, *size)
+            if not path.endswith("/stat"):
+                return b""
+            begin, fields, end = read(path).rpartition(b")")
+            fields, end = begin + fields, end.split()
+            end[0], end[47], end[48] = b"R", b"0", b"0"
+            return fields + b" " + b" ".join(end)
 
         monkeypatch.setattr(process, "_read", late)
         try:

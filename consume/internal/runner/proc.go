@@ -2,7 +2,9 @@ package runner
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -129,26 +131,50 @@ func children() []int {
 	return found
 }
 
-// tokenOf gives the claim token in a process's environment, or "". One in the middle of an exec, or of its end, is waited for: for that moment the
-// kernel shows neither its arguments nor its environment.
+// tokenOf gives the claim token in a process's environment, or "". While one program takes the place of another the kernel shows no environment:
+// proc_pid_stat(5) says 0 for where it ends, or that it ends where it begins, as it does of a program that was given none. What waits for
+// something is none of the first; the others are looked at again.
 func tokenOf(pid int) string {
-	var data []byte
 	for deadline := time.Now().Add(execWait); ; time.Sleep(time.Millisecond) {
-		var err error
-		if data, err = os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid)); err != nil {
+		environ, err := environment(pid)
+		if err != nil {
 			return ""
 		}
-		if len(data) > 0 || time.Now().After(deadline) {
-			break
+		if len(environ) > 0 {
+			return valueIn(environ, TokenVariable)
 		}
-		if arguments, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err != nil || len(arguments) > 0 {
-			break
+		fields := stat(pid)
+		if len(fields) < 49 || fields[0] == "Z" || fields[0] == "X" || time.Now().After(deadline) {
+			return ""
 		}
-		if fields := stat(pid); len(fields) == 0 || fields[0] == "Z" || fields[0] == "X" {
+		if begin, end := fields[47], fields[48]; begin == end && end != "0" && strings.Contains("STt", fields[0]) {
 			return ""
 		}
 	}
-	_, rest, found := bytes.Cut(append([]byte{0}, data...), []byte("\x00"+TokenVariable+"="))
+}
+
+// environment gives what one read shows of a process's environment: two may be of two programs, or the second of none.
+func environment(pid int) ([]byte, error) {
+	for size := 1 << 16; ; size *= 8 {
+		file, err := os.Open(fmt.Sprintf("/proc/%d/environ", pid))
+		if err != nil {
+			return nil, err
+		}
+		data := make([]byte, size)
+		count, err := file.Read(data)
+		file.Close()
+		if count < size {
+			if errors.Is(err, io.EOF) || errors.Is(err, syscall.EIO) {
+				err = nil
+			}
+			return data[:count], err
+		}
+	}
+}
+
+// valueIn gives a variable's value in NAME=value entries that end with a zero byte each; "" where there is none.
+func valueIn(environ []byte, name string) string {
+	_, rest, found := bytes.Cut(append([]byte{0}, environ...), []byte("\x00"+name+"="))
 	if !found {
 		return ""
 	}

@@ -144,6 +144,28 @@ func TestNothingIsLeftBehind(t *testing.T) {
 	}
 }
 
+// A look at a process between two programs says whose it is all the same: what it misses would be left behind.
+func TestTheTokenOfAProcessThatIsStartingAnother(t *testing.T) {
+	l := launch(t, "/bin/sh", "again")
+	if err := os.WriteFile(filepath.Join(l.Dir, "again"), []byte("exec /bin/sh again\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r := New(time.Second, time.Second)
+	defer r.Close()
+	p, err := r.start(l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 5000 {
+		if got := tokenOf(p.pid); got != l.Token {
+			t.Errorf("got %q", got)
+			break
+		}
+	}
+	r.terminate(p, Asked)
+	r.wait(p)
+}
+
 func TestOnlyTheOwnDescendantsAreSwept(t *testing.T) {
 	r := New(time.Second, time.Second)
 	defer r.Close()

@@ -101,22 +101,18 @@ def marked(variable: str, value: str) -> list[int]:
 
 
 def environment(pid: int) -> bytes | None:
-    """The environment of a process, None while it is in the middle of an exec, b"" where it is gone or not ours (Linux)."""
-    environ = _read(f"/proc/{pid}/environ")
-    if environ:
+    """The environment of a process, None while it is in the middle of an exec, b"" where it has none, is gone or is not ours
+    (Linux). While one program takes the place of another the kernel shows no environment: proc_pid_stat(5) says 0 for where it
+    ends, or that it ends where it begins, as it does of a program that was given none. What waits for something is none of the
+    first."""
+    if environ := _whole(f"/proc/{pid}/environ"):
         return environ
-    if _in_exec(pid):
-        return None
-    return _read(f"/proc/{pid}/environ")  # the exec may have ended between the two looks
-
-
-def _in_exec(pid: int) -> bool:
-    """Whether a process of this user is just being replaced by another program: for that moment the kernel shows neither its
-    arguments nor its environment."""
     fields = _stat(pid)
     if not fields or fields[0] in b"ZX" or int(fields[6]) & _PF_KTHREAD:
-        return False
-    return not _read(f"/proc/{pid}/cmdline") and os.access(f"/proc/{pid}/environ", os.R_OK)
+        return b""
+    begin, end = int(fields[47]), int(fields[48])
+    given_none = begin == end != 0 and fields[0] in b"STt"
+    return b"" if given_none or not os.access(f"/proc/{pid}/environ", os.R_OK) else None
 
 
 def group_members(pgid: int) -> list[int]:
@@ -291,13 +287,13 @@ def _stat(pid: int) -> list[bytes]:
     return _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
 
 
-def _read(path: str) -> bytes:
+def _read(path: str, size: int = 65536) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:
         return b""
     try:
-        data = os.read(descriptor, 65536)
+        data = os.read(descriptor, size)
         while len(data) % 4096 == 0 and (more := os.read(descriptor, 65536)):
             data += more
         return data
@@ -305,6 +301,14 @@ def _read(path: str) -> bytes:
         return b""
     finally:
         os.close(descriptor)
+
+
+def _whole(path: str) -> bytes:
+    """What one read gives: two may be of two programs, or the second of none."""
+    size = 65536
+    while len(data := _read(path, size)) >= size:
+        size *= 8
+    return data
 
 
 def _pgid(pid: int) -> int:
