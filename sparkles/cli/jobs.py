@@ -293,17 +293,20 @@ def fetch(invocation: Invocation, /, word: str, dest: Path, as_json: bool) -> No
     from sparkles.errors import UsageError
 
     app = invocation.app
-    indexes = None
+    index = None
     if "/" in word:
         of = selecting.task(app.jobs, word)
-        job, indexes = of.job, [of.index]
+        job, index = of.job, of.index
     else:
         job = selecting.job(app.jobs, word)
+    early = fetching.unfinished(app.jobs, job.id, index)
     try:
-        count = fetching.fetch(app.jobs, app.blobs, job.id, dest, indexes)
+        count = fetching.fetch(app.jobs, app.blobs, job.id, dest, None if index is None else [index])
     except OSError as error:
         raise UsageError(f"{error.filename or dest}: cannot be written: {error.strerror}") from error
     if as_json:
         render.json_line({"job": job.id, "dest": str(dest), "files": count})
-    else:
+    elif count or not early:
         render.say(f"{job.id}: {render.plural(count, 'file')} written to {dest}" if count else f"{dest} is up to date")
+    if early:
+        render.say(early)

@@ -16,6 +16,7 @@ from pathlib import Path
 from sparkles import digest, rows
 from sparkles.engine.attempt import is_full
 from sparkles.engine.commands import Answer, Done, Fetch, Raised, StepError, refused
+from sparkles.engine.events import Noticed, Report
 from sparkles.engine.files import RunFiles
 from sparkles.engine.journal import Journal
 from sparkles.engine.landing import Landing
@@ -23,6 +24,7 @@ from sparkles.engine.replay import Reuse, decide
 from sparkles.errors import Damaged, NotFound, StorageFull, UsageError
 from sparkles.model import Artifact, AttemptRef, Json, TaskState
 from sparkles.ports import Blobs, JobStore, Outcome
+from sparkles.units import plural
 
 PAGE = 500
 
@@ -76,6 +78,28 @@ def bring(
         if indexes is None:
             written += _write(dest / "tasks.csv", rows.format_csv(table), landing)
     return written
+
+
+def unfinished(store: JobStore, job_id: str, index: int | None = None) -> str:
+    """A sentence for who fetches too early, a whole job or one task of it, or "". To be asked before the fetch: what ends meanwhile is
+    not passed over.
+
+    Raises:
+        NotFound: There is no such job or task.
+    """
+    if index is not None:
+        open_states = (TaskState.PENDING, TaskState.CLAIMED)
+        return (
+            f"{job_id}/{index} has not ended; nothing of it is fetched"
+            if store.get_task(job_id, index).state in open_states
+            else ""
+        )
+    counts = store.count_tasks(job_id)
+    if counts.done:
+        return ""
+    return (
+        f"{job_id}: {counts.total - counts.ended:,} of {plural(counts.total, 'task')} not ended; nothing of theirs is fetched"
+    )
 
 
 def _bring_task(outcome: Outcome, blobs: Blobs, dest: Path, landing: Landing | None) -> int:
@@ -173,11 +197,12 @@ def _sha256(path: Path) -> str:
 class FetchSteps:
     """`fetch` of a script."""
 
-    def __init__(self, store: JobStore, blobs: Blobs, files: RunFiles, journal: Journal) -> None:
+    def __init__(self, store: JobStore, blobs: Blobs, files: RunFiles, journal: Journal, report: Report) -> None:
         self._store = store
         self._blobs = blobs
         self._files = files
         self._journal = journal
+        self._report = report
 
     def fetch(self, strand: str, command: Fetch) -> Answer:
         """-> {"path", "files"}. A replayed fetch checks its destination and brings what is missing."""
@@ -191,6 +216,8 @@ class FetchSteps:
                 if value["outcome"] == outcome and fetch(self._store, self._blobs, command.job, dest) == 0:
                     return Done({"path": command.dest, "files": value["files"]}, reused=True)
             self._journal.start(asking)
+            if early := unfinished(self._store, command.job):
+                self._report(Noticed(text=f"{command.position}: fetch: {early}: wait(job) comes first"))
             files = fetch(self._store, self._blobs, command.job, dest)
             self._journal.finish(asking, {"outcome": outcome, "files": files})
             return Done({"path": command.dest, "files": files})

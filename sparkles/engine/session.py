@@ -108,7 +108,7 @@ class Session:
         )
         reading = FileSteps(files, ports.kept, self.journal, report, frozen=options.frozen)
         small = SmallSteps(self.journal, ports.clock, report)
-        fetching = FetchSteps(ports.jobs, ports.blobs, files, self.journal)
+        fetching = FetchSteps(ports.jobs, ports.blobs, files, self.journal, report)
         self._submitting = SubmitSteps(
             submitter, ports.jobs, self.journal, run.id, self._pool, cache=options.cache, rerun=options.rerun
         )

@@ -440,7 +440,7 @@ FUNCTIONS: tuple[Function, ...] = (
         "fetch",
         (Field("job", "JobHandle|Result", "Whose files."), Field("dest", "string", "A folder on this machine.")),
         "FetchResult",
-        "Brings a job's results tree to a folder.",
+        "Brings a job's results tree to a folder. Wait for it first: of tasks that have not ended nothing comes, as a notice says.",
         step=True,
     ),
     Function(

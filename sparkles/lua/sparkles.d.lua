@@ -429,7 +429,7 @@ function waitAll(jobs, opts) end
 ---@return Result
 function run(builder, opts) end
 
---- Brings a job's results tree to a folder.
+--- Brings a job's results tree to a folder. Wait for it first: of tasks that have not ended nothing comes, as a notice says.
 --- A step: its outcome is recorded, and a replay returns the recorded one at once.
 ---@param job JobHandle|Result Whose files.
 ---@param dest string A folder on this machine.

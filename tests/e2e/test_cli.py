@@ -424,6 +424,33 @@ def test_fetch(project: Project) -> None:
     assert "expected a folder, found a file" in project.run("fetch", "LAST", "w.lua", code=2).stderr
 
 
+def test_fetch_too_early(project: Project) -> None:
+    """It says that nothing came of what has not ended, in a script with the line; a later one brings it."""
+    project.write(
+        "w.lua",
+        """local j = submit(JobBuilder("j"):setCommandTemplate("sleep 0.5; echo {n} > n"):setOutputs{"n"}:createTasksFor{{n = 1}, {n = 2}})
+fetch(j, "early")
+wait(j)
+fetch(j, "late")
+""",
+    )
+    done = project.run("run", "w.lua")
+    assert [line.partition("j-")[0] for line in done.stderr.splitlines() if " fetch: " in line] == ["w.lua:2: fetch: "]
+    assert ": 2 of 2 tasks not ended; nothing of theirs is fetched: wait(job) comes first" in done.stderr
+    assert not (project.folder / "early" / "1").exists()
+    assert (project.folder / "late" / "2" / "n").read_text() == "2\n"
+
+    project.run("sub", "--detach", "-n", "slow", "--", "sleep", "60")
+    try:
+        early = project.run("fetch", "slow*", "out").stderr
+        assert early.endswith(": 1 of 1 task not ended; nothing of theirs is fetched\n")
+        early = project.run("fetch", "slow*/1", "one").stderr
+        assert early.endswith("/1 has not ended; nothing of it is fetched\n")
+        assert "up to date" not in early
+    finally:
+        project.run("kill", "slow*")
+
+
 # Housekeeping
 
 

@@ -4,8 +4,10 @@ import os
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -284,13 +286,11 @@ def as_nobody(folder):
 
 
 @pytest.fixture
-def public(tmp_path_factory):
-    """A folder that everybody can reach: pytest's own is for its user alone."""
-    folder = tmp_path_factory.mktemp("public")
-    for each in (folder, *folder.parents):
-        if each.owner() == folder.owner() and each.stat().st_uid == os.getuid() and not each.stat().st_mode & 0o001:
-            each.chmod(each.stat().st_mode | 0o011)
-    return folder
+def public():
+    """A folder that everybody can reach. pytest's own is for its user alone: another pytest that starts makes it so again."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
 
 
 def test_a_folder_that_is_read_only(public):
