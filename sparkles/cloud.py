@@ -14,6 +14,7 @@ from sparkles.backends.google.fleet import HandStarted, consume_fleet, find_cons
 from sparkles.backends.google.healing import Healer
 from sparkles.backends.google.job_store import GoogleJobStore
 from sparkles.backends.google.notifier import PubsubNotifier
+from sparkles.backends.google.troubles import Troubles
 from sparkles.backends.local.fleet import ProcessFleet
 from sparkles.config import Settings
 from sparkles.ports import Clock
@@ -80,8 +81,9 @@ class Cloud:
     def fleet(self) -> ProcessFleet | HandStarted:
         """Where workers run."""
         settings, place = self._settings, self.connection.place
+        troubles = Troubles(self.jobs.troubles_of, self._clock, self._say)
         if settings.fleet == "none":
-            return HandStarted(place, self._say)
+            return HandStarted(place, self._say, troubles.look)
         return consume_fleet(
             functools.partial(find_consume, settings.consume),
             settings.state / "cloud",
@@ -90,6 +92,7 @@ class Cloud:
             self.healer,
             place,
             self._say,
+            troubles.look,
             environ={**settings.environ, **self.connection.environment},
             cpu=settings.cpu,
             memory_bytes=settings.memory_bytes,

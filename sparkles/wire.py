@@ -100,11 +100,12 @@ class ShardDocument(Value, frozen=True):
 
 
 class WorkerDocument(Value, frozen=True):
-    """A worker's row and the version of the program."""
+    """A worker's row, the version of the program, and in a few words for people what keeps the worker from going on; "": nothing."""
 
     schema: int
     worker: Worker
     version: str = ""
+    trouble: str = ""
 
 
 class Change(Value, frozen=True):

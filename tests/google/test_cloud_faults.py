@@ -151,6 +151,24 @@ def test_everything_stops_for_30_s(sites, own):
     site.until(lambda: not site.processes(), "the end of all processes", 10)
 
 
+def test_a_storage_that_only_workers_miss_is_told_by_the_driver(sites):
+    """It sends and fetches nothing itself while tasks run: the workers say it with their heartbeats."""
+    link = Link(google.address("storage"))
+    site = sites(between={"storage": link})
+    site.variables["SLOW"] = "3"
+    command = site.background("run", "workflow.lua")
+    site.until(site.task_groups, "a running task")
+    link.pause()
+    began = time.monotonic()
+    command.wait_for(" says: Cloud Storage does not answer. It is tried again; nothing is lost meanwhile.")
+    assert time.monotonic() - began < 3 + TOLD_S + SLACK_S  # the task sleeps for 3 s before the worker has something to send
+    link.resume()
+    command.wait_for("workers go on, after: Cloud Storage does not answer")
+    said = command.end()
+    assert len(re.findall(r"worker w-\w+ says: Cloud Storage does not answer", said)) == 1
+    ended_well(site)
+
+
 def submitted(sites):
     """A site whose first job is in the cloud and was not begun; its driver is gone."""
     site = sites()

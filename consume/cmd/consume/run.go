@@ -97,7 +97,7 @@ func run(o options) int {
 			CPU: o.cpu, Memory: o.memory, Work: o.work + "/" + o.id, Linger: o.linger, UntilEmpty: o.untilEmpty,
 			Beat: o.beat, Look: o.look, Lease: o.lease,
 		},
-		Store: store, Blobs: objects, Runner: programs, Log: log, Environ: os.Environ(),
+		Store: store, Blobs: objects, Runner: programs, Log: log, Environ: os.Environ(), Trouble: objects.Trouble,
 	}
 	w.Init()
 	defer os.RemoveAll(w.Work)

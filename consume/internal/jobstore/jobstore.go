@@ -52,9 +52,9 @@ type Roster interface {
 	// EnterWorker adds or replaces a worker's row.
 	EnterWorker(ctx context.Context, worker wire.Worker) error
 
-	// Beat adds one to the worker's beat; waiting says that it has tasks and no capacity for them. False where the row is gone: the worker
-	// was found dead, and its claims are not its own any more.
-	Beat(ctx context.Context, worker string, waiting bool) (bool, error)
+	// Beat adds one to the worker's beat; waiting says that it has tasks and no capacity for them, trouble in a few words for people what keeps
+	// it from going on. False where the row is gone: the worker was found dead, and its claims are not its own any more.
+	Beat(ctx context.Context, worker string, waiting bool, trouble string) (bool, error)
 
 	// Leave removes the row. The error is a *HoldsClaims where the worker still holds some: ListClaims tells which.
 	Leave(ctx context.Context, worker string) error

@@ -107,11 +107,12 @@ type ShardDocument struct {
 	Sequence int64     `json:"sequence" default:""`
 }
 
-// WorkerDocument is a worker's row and the version of the program.
+// WorkerDocument is a worker's row, the version of the program, and in a few words for people what keeps the worker from going on; "": nothing.
 type WorkerDocument struct {
 	Schema  int    `json:"schema"`
 	Worker  Worker `json:"worker"`
 	Version string `json:"version" default:""`
+	Trouble string `json:"trouble" default:""`
 }
 
 // Change is what a task is now.

@@ -48,6 +48,8 @@ const (
 	leastPoll  = 200 * time.Millisecond
 	mostPoll   = 5 * time.Second
 	retryAfter = time.Second
+	// troubleEvery is how soon others hear of what keeps a worker from going on, and that it is over.
+	troubleEvery = time.Second
 )
 
 // Config is what a worker is told. CPU and Memory (bytes) are what its tasks may use together. Work is a folder for scratch directories. Linger: how long it
@@ -72,6 +74,8 @@ type Worker struct {
 	Runner  *runner.Runner
 	Log     *slog.Logger
 	Environ []string
+	// Trouble says in a few words for people what keeps it from going on; "": nothing does. nil: nothing ever does.
+	Trouble func() string
 
 	mode  atomic.Int32
 	woken chan struct{}
@@ -316,17 +320,28 @@ func earliest(a, b time.Time) time.Time {
 	return a
 }
 
-// beat keeps the lease. A row that is gone was taken for dead by another: its tasks are given to others, so the programs are ended.
+// beat keeps the lease, and tells soon what keeps the worker from going on and when that is over. A row that is gone was taken for dead by
+// another: its tasks are given to others, so the programs are ended.
 func (w *Worker) beat(ctx context.Context) {
-	ticker := time.NewTicker(w.Beat)
+	pause := min(w.Beat, troubleEvery)
+	ticker := time.NewTicker(pause)
 	defer ticker.Stop()
-	for {
+	told := ""
+	for next := time.Now().Add(w.Beat); ; {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
 		}
-		alive, err := w.Store.Beat(ctx, w.Worker.ID, false)
+		trouble := ""
+		if w.Trouble != nil {
+			trouble = w.Trouble()
+		}
+		if trouble == told && time.Until(next) > pause/2 {
+			continue
+		}
+		next = time.Now().Add(w.Beat)
+		alive, err := w.Store.Beat(ctx, w.Worker.ID, false, trouble)
 		if err != nil {
 			if ctx.Err() == nil {
 				w.Log.Warn("heartbeat", "error", err)
@@ -338,6 +353,7 @@ func (w *Worker) beat(ctx context.Context) {
 			w.Stop()
 			return
 		}
+		told = trouble
 	}
 }
 

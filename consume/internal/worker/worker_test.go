@@ -12,7 +12,9 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -305,6 +307,42 @@ func TestAStoreThatIsAwayEndsNoProgram(t *testing.T) {
 	}
 	if task := s.task(job, 1); task.State != wire.Succeeded {
 		t.Errorf("got %+v", task)
+	}
+}
+
+// hearing is a store that keeps what heartbeats say of trouble, each text once in a row.
+type hearing struct {
+	*memory.Store
+	mutex sync.Mutex
+	heard []string
+}
+
+func (h *hearing) Beat(ctx context.Context, worker string, waiting bool, trouble string) (bool, error) {
+	h.mutex.Lock()
+	defer h.mutex.Unlock()
+	if len(h.heard) == 0 || h.heard[len(h.heard)-1] != trouble {
+		h.heard = append(h.heard, trouble)
+	}
+	return h.Store.Beat(ctx, worker, waiting, trouble)
+}
+
+// TestTroubleIsSaidSoon: not only with the next heartbeat that the lease needs, and so is its end.
+func TestTroubleIsSaidSoon(t *testing.T) {
+	s := newSite(t)
+	s.add(nil, map[string]any{"command": "sleep 4"})
+	store := &hearing{Store: s.store}
+	began := time.Now()
+	s.serve(func(w *Worker) {
+		w.Store, w.Beat = store, time.Minute
+		w.Trouble = func() string {
+			if time.Since(began) < 2*time.Second {
+				return "the bucket is away"
+			}
+			return ""
+		}
+	})
+	if want := []string{"the bucket is away", ""}; !slices.Equal(store.heard, want) {
+		t.Errorf("heard %q, want %q", store.heard, want)
 	}
 }
 

@@ -77,6 +77,7 @@ def consume_fleet(
     recover: Callable[[], list[str]],
     place: Place,
     say: Callable[[str], None],
+    look: Callable[[str], None],
     *,
     environ: Mapping[str, str],
     cpu: float | None = None,
@@ -84,7 +85,7 @@ def consume_fleet(
     lease_s: float = 60.0,
 ) -> ProcessFleet:
     """The consume workers of one driver on this machine. `program` is asked for when one is started; `folder` is where their scratch
-    directories and logs go; `say` is told once of a program of another version."""
+    directories and logs go; `say` is told once of a program of another version; `look` is called with the pool that is to be served."""
     options = ["--lease", f"{lease_s:g}s"]
     for name, value in (("--cpu", cpu), ("--memory", memory_bytes)):
         if value is not None:
@@ -104,18 +105,19 @@ def consume_fleet(
                 )
         return [found, *arguments(place, pool, worker, str(folder / "scratch")), "--driver-fd", "0", *options]
 
-    return ProcessFleet(folder / "workers", jobs, clock, command, recover, lease_s=lease_s, environ=environ)
+    return ProcessFleet(folder / "workers", jobs, clock, command, recover, lease_s=lease_s, environ=environ, look=look)
 
 
 class HandStarted:
     """No workers of this driver's: people start `consume` where they like. Says so once for each pool."""
 
-    def __init__(self, place: Place, say: Callable[[str], None]) -> None:
-        self._place, self._say = place, say
+    def __init__(self, place: Place, say: Callable[[str], None], look: Callable[[str], None]) -> None:
+        self._place, self._say, self._look = place, say, look
         self._told: set[str] = set()
 
     def ensure(self, pool: str) -> None:
         """See Fleet."""
+        self._look(pool)
         if pool not in self._told:
             self._told.add(pool)
             self._say(f'fleet = "none": start workers by hand, each with an id of its own: {self._command(pool)}')

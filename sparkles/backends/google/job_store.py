@@ -288,6 +288,10 @@ class GoogleJobStore(Tasks):
         """See ports.JobStore."""
         return self._workers.list_workers()
 
+    def troubles_of(self, pool: str) -> dict[str, str]:
+        """What keeps workers of a pool from going on, by worker (workers.py)."""
+        return self._workers.troubles_of(pool)
+
     def dead_workers(self, lease_s: float) -> list[Worker]:
         """Workers whose heartbeat stands still (workers.py)."""
         return self._workers.dead_workers(lease_s)

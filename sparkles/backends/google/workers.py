@@ -72,6 +72,11 @@ class Workers:
         found = [_document(entity).worker for entity in self._datastore.query(names.WORKER)]
         return sorted(found, key=lambda worker: (worker.started_at_ms, worker.id))
 
+    def troubles_of(self, pool: str) -> dict[str, str]:
+        """What keeps workers of a pool from going on, in a few words of their own, by worker; those that go on are left out."""
+        found = map(_document, self._datastore.query(names.WORKER, ("pool", "=", pool)))
+        return {document.worker.id: document.trouble for document in found if document.trouble}
+
     def dead_workers(self, lease_s: float) -> list[Worker]:
         """Those whose heartbeat stands still: by the server's own times where it has them, else as long as this process has watched it
         (docs/wire.md). Two machines' clocks are never compared. Nobody is dead until the service has answered for a whole lease after

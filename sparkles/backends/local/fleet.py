@@ -54,6 +54,7 @@ class ProcessFleet:
         *,
         lease_s: float = 60.0,
         environ: Mapping[str, str] | None = None,
+        look: Callable[[str], None] = lambda pool: None,
     ) -> None:
         """
         Args:
@@ -62,10 +63,12 @@ class ProcessFleet:
             recover: Puts in order what dead workers left, and says for each what that was.
             lease_s: How long a heartbeat may stand still: how often to look is made of it.
             environ: Their environment (default: this process's).
+            look: Called with the pool of each `ensure`.
         """
         self._folder = Path(os.path.abspath(folder))
         self._jobs, self._clock, self._command, self._recover = jobs, clock, command, recover
         self._environ = environ
+        self._look = look
         self._check_s = min(_CHECK_S, lease_s / 4)
         self._next_check = clock.monotonic() + self._check_s
         self._serving: dict[str, _Process] = {}
@@ -75,6 +78,7 @@ class ProcessFleet:
     def ensure(self, pool: str) -> None:
         """See Fleet. Cheap while all is well: to be called with every look at a job that is waited for."""
         self._check()
+        self._look(pool)
         current = self._serving.get(pool)
         if current is not None:
             if current.child.poll() is None:

@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"io"
 	"net/http"
+	"slices"
 
 	"cloud.google.com/go/storage"
 	"google.golang.org/api/googleapi"
@@ -47,7 +48,13 @@ func (s *Store) send(ctx context.Context, name string, data []byte, absent bool)
 		}
 		writer.ProgressFunc = func(int64) { more(false) }
 		writer.CRC32C, writer.SendCRC32C = crc32.Checksum(data, castagnoli), true
-		_, err := writer.Write(data)
+		var err error
+		for piece := range slices.Chunk(data, pieceBytes) { // what goes on without chunks reports no progress of its own
+			if _, err = writer.Write(piece); err != nil {
+				break
+			}
+			s.moved()
+		}
 		if closed := writer.Close(); err == nil || closed != nil {
 			err = closed
 		}

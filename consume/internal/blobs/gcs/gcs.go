@@ -29,6 +29,8 @@ const (
 	transfers = 16
 	// smallBytes is what is sent from memory in one request; more is sent in chunks of this, each kept in memory until it is acknowledged.
 	smallBytes = 8 << 20
+	// pieceBytes is after how much of that the worker knows that bytes still move.
+	pieceBytes = 256 << 10
 	// touchAfter is below the hour for which `sparkles clean` spares content that no job refers to, so that an output stays until its record is written.
 	touchAfter = 30 * time.Minute
 )
@@ -59,6 +61,8 @@ type Store struct {
 	bucket       *storage.BucketHandle
 	slots        chan struct{}
 	troubled     atomic.Bool
+	began        time.Time
+	movedAt      atomic.Int64 // nanoseconds after began: the machine's clock may be set
 }
 
 var _ blobs.Blobs = (*Store)(nil)
@@ -82,7 +86,7 @@ func Open(ctx context.Context, options Options) (*Store, error) {
 	opened.SetRetry(storage.WithPolicy(storage.RetryNever))
 	s := &Store{
 		name: options.Bucket, prefix: options.Prefix, patience: options.Patience, callTime: callTime, toldAfter: toldAfter, log: options.Log,
-		client: opened, bucket: opened.Bucket(options.Bucket), slots: make(chan struct{}, transfers),
+		client: opened, bucket: opened.Bucket(options.Bucket), slots: make(chan struct{}, transfers), began: time.Now(),
 	}
 	if s.patience == 0 {
 		s.patience = patience

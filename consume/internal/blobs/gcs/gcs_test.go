@@ -230,7 +230,7 @@ func TestAServiceThatDoesNotAnswer(t *testing.T) {
 	var log bytes.Buffer
 	store := open(t, Options{EmulatorHost: address, Patience: 2 * time.Second, Log: slog.New(slog.NewTextHandler(&log, nil))})
 	store.callTime = 100 * time.Millisecond
-	store.toldAfter = 0
+	store.toldAfter = 50 * time.Millisecond
 	silent.Store(true)
 	began := time.Now()
 	for what, call := range map[string]func() error{
@@ -245,13 +245,46 @@ func TestAServiceThatDoesNotAnswer(t *testing.T) {
 	if took := time.Since(began); took > 10*time.Second {
 		t.Errorf("it took %s", took)
 	}
+	if got := store.Trouble(); got != "Cloud Storage does not answer" {
+		t.Errorf("in trouble: %q", got)
+	}
 	silent.Store(false)
 	if err := store.PutObject(t.Context(), "x", []byte("data")); err != nil {
 		t.Error(err)
 	}
+	if got := store.Trouble(); got != "" {
+		t.Errorf("afterwards: %q", got)
+	}
 	said := log.String()
 	if strings.Count(said, "does not answer") != 1 || strings.Count(said, "answers again") != 1 {
 		t.Errorf("the log says:\n%s", said)
+	}
+}
+
+// A call that stands still is told of long before it is given up, and it may go on.
+func TestAStandstillIsToldBeforeItIsOver(t *testing.T) {
+	held := make(chan struct{})
+	var hold atomic.Bool
+	address := proxy(t, func(answer http.ResponseWriter, request *http.Request) (http.ResponseWriter, bool) {
+		if hold.Load() {
+			<-held
+		}
+		return answer, false
+	})
+	store := open(t, Options{EmulatorHost: address})
+	store.toldAfter = 100 * time.Millisecond
+	hold.Store(true)
+	ended := make(chan error, 1)
+	go func() { ended <- store.PutObject(t.Context(), "x", bytes.Repeat([]byte("data"), 1<<20)) }()
+	for deadline := time.Now().Add(20 * time.Second); store.Trouble() == ""; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			close(held)
+			t.Fatal("nothing was told")
+		}
+	}
+	close(held)
+	if err := <-ended; err != nil || store.Trouble() != "" {
+		t.Errorf("afterwards: %v, %q", err, store.Trouble())
 	}
 }
 

@@ -48,7 +48,8 @@ func IsConfiguration(err error) bool {
 
 // trying runs call until it succeeds, its error cannot be helped by trying again, or it has failed for as long as the patience. call reports with
 // more that bytes moved, which is the end of the patience's count where they need not be moved again (lasting). A call that reports nothing for as
-// long as stall is given up, and tried again. At most as many calls as there are slots run at a time.
+// long as stall is given up, and tried again. At most as many calls as there are slots run at a time. Where none of them reports or is answered
+// for as long as toldAfter, that is told at once; not of one that sends large chunks, which are acknowledged whole.
 func (s *Store) trying(ctx context.Context, name string, stall time.Duration, call func(ctx context.Context, more func(lasting bool)) error) error {
 	select {
 	case s.slots <- struct{}{}:
@@ -60,9 +61,9 @@ func (s *Store) trying(ctx context.Context, name string, stall time.Duration, ca
 	pause := leastPause
 	for {
 		began := time.Now()
-		lasting, err := once(ctx, stall, call)
+		lasting, err := s.once(ctx, stall, call)
 		if err == nil {
-			s.tell(nil)
+			s.answered()
 			return nil
 		}
 		if ctx.Err() != nil {
@@ -94,23 +95,58 @@ func (s *Store) trying(ctx context.Context, name string, stall time.Duration, ca
 	}
 }
 
-// once runs call with a context that is over when nothing is reported for as long as stall.
-func once(ctx context.Context, stall time.Duration, call func(ctx context.Context, more func(lasting bool)) error) (bool, error) {
+// once runs call with a context that is over when nothing is reported for as long as stall. It returns whether something lasting moved.
+func (s *Store) once(ctx context.Context, stall time.Duration, call func(ctx context.Context, more func(lasting bool)) error) (bool, error) {
 	inner, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
 	timer := time.AfterFunc(stall, func() { cancel(errStalled) })
-	defer timer.Stop()
-	var moved atomic.Bool
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		if stall <= s.callTime {
+			s.watch(inner)
+		}
+	}()
+	defer func() {
+		timer.Stop()
+		cancel(nil)
+		<-watched
+	}()
+	var lasted atomic.Bool
 	err := call(inner, func(lasting bool) {
 		if lasting {
-			moved.Store(true)
+			lasted.Store(true)
 		}
+		s.answered()
 		timer.Reset(stall)
 	})
 	if err != nil && context.Cause(inner) == errStalled {
 		err = errStalled
 	}
-	return moved.Load(), err
+	return lasted.Load(), err
+}
+
+// watch tells that nothing moves while a call is under way.
+func (s *Store) watch(ctx context.Context) {
+	for left := s.toldAfter; ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(left):
+		}
+		if left = s.toldAfter - (time.Since(s.began) - time.Duration(s.movedAt.Load())); left <= 0 {
+			s.tell(errStalled)
+			left = s.toldAfter
+		}
+	}
+}
+
+// moved notes that bytes were taken, if not by Cloud Storage: what is on its way may be taken by nobody.
+func (s *Store) moved() { s.movedAt.Store(int64(time.Since(s.began))) }
+
+// answered notes that Cloud Storage itself did something.
+func (s *Store) answered() {
+	s.moved()
+	s.tell(nil)
 }
 
 func canHelp(err error) bool {
@@ -166,6 +202,14 @@ func (s *Store) tell(err error) {
 		return
 	}
 	s.log.Info("Cloud Storage answers again")
+}
+
+// Trouble is in a few words for people what is wrong with Cloud Storage; "": nothing.
+func (s *Store) Trouble() string {
+	if s.troubled.Load() {
+		return "Cloud Storage does not answer"
+	}
+	return ""
 }
 
 func (s *Store) url(name string) string { return fmt.Sprintf("gs://%s/%s%s", s.name, s.prefix, name) }

@@ -204,7 +204,7 @@ func TestReleaseAndBeatSurviveTheNetwork(t *testing.T) {
 		t.Errorf("the attempt's number is %d", attempt)
 	}
 	store = open(t, s.options, s.objects, faulty(first(1, after(codes.Unavailable, nil))))
-	if ok, err := store.Beat(t.Context(), "w", false); err != nil || !ok {
+	if ok, err := store.Beat(t.Context(), "w", false, ""); err != nil || !ok {
 		t.Errorf("beat: %v, %v", ok, err)
 	}
 	workers, err := s.driver.ListWorkers(t.Context())
@@ -268,7 +268,7 @@ func TestAClaimerThatDiesInTheMiddleLosesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	time.Sleep(300 * time.Millisecond)
-	if ok, err := s.driver.Beat(t.Context(), "w2", false); err != nil || !ok {
+	if ok, err := s.driver.Beat(t.Context(), "w2", false, ""); err != nil || !ok {
 		t.Fatal(ok, err)
 	}
 	healed, err := s.driver.HealDead(t.Context(), 200*time.Millisecond, 9)

@@ -17,8 +17,8 @@ import (
 // the lease. Finding them means reading every open shard, so it is done this seldom where no worker is dead.
 const sweepEvery = 5 * time.Minute
 
-func workerEntity(worker wire.Worker, version string) *entity {
-	document := wire.WorkerDocument{Schema: wire.Schema, Worker: worker, Version: version}
+func workerEntity(document wire.WorkerDocument) *entity {
+	worker := document.Worker
 	return &entity{
 		kind: workerKind, name: worker.ID, document: wire.Encode(document), texts: map[string]string{"pool": worker.Pool},
 	}
@@ -26,14 +26,14 @@ func workerEntity(worker wire.Worker, version string) *entity {
 
 // EnterWorker: see jobstore.Roster.
 func (s *Store) EnterWorker(ctx context.Context, worker wire.Worker) error {
-	if err := s.client.upsert(ctx, workerEntity(worker, s.version)); err != nil {
+	if err := s.client.upsert(ctx, workerEntity(wire.WorkerDocument{Schema: wire.Schema, Worker: worker, Version: s.version})); err != nil {
 		return fmt.Errorf("enter worker %s: %w", worker.ID, err)
 	}
 	return nil
 }
 
 // Beat: see jobstore.Roster.
-func (s *Store) Beat(ctx context.Context, worker string, waiting bool) (bool, error) {
+func (s *Store) Beat(ctx context.Context, worker string, waiting bool, trouble string) (bool, error) {
 	for {
 		found, err := s.client.get(ctx, workerKind, worker)
 		if err != nil || found == nil {
@@ -45,7 +45,8 @@ func (s *Store) Beat(ctx context.Context, worker string, waiting bool) (bool, er
 		}
 		document.Worker.Beat++
 		document.Worker.Waiting = waiting
-		written := workerEntity(document.Worker, document.Version)
+		document.Trouble = trouble
+		written := workerEntity(document)
 		written.version = found.version
 		result, err := s.client.replace(ctx, written)
 		if err != nil {

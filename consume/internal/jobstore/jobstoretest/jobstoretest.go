@@ -615,7 +615,7 @@ func roster(s *suite) {
 	later := worker("a")
 	later.StartedAtMS = 9
 	s.must(s.store.EnterWorker(ctx, later))
-	ok, err := s.store.Beat(ctx, "w", true)
+	ok, err := s.store.Beat(ctx, "w", true, "the store is away")
 	s.must(err)
 	s.equal("beat", ok, true)
 	workers, err := s.Open().ListWorkers(ctx)
@@ -623,7 +623,7 @@ func roster(s *suite) {
 	beaten := worker("w")
 	beaten.Beat, beaten.Waiting = 1, true
 	s.equal("workers", workers, []wire.Worker{beaten, later})
-	ok, err = s.store.Beat(ctx, "nix", false)
+	ok, err = s.store.Beat(ctx, "nix", false, "")
 	s.must(err)
 	s.equal("no row", ok, false)
 	s.create("j", "a")
@@ -634,7 +634,7 @@ func roster(s *suite) {
 	}
 	s.release(only)
 	s.must(s.store.Leave(ctx, "w"))
-	ok, err = s.store.Beat(ctx, "w", false)
+	ok, err = s.store.Beat(ctx, "w", false, "")
 	s.must(err)
 	s.equal("left", ok, false)
 }
@@ -649,7 +649,7 @@ func (s *suite) silence(keep ...string) {
 	s.must(err)
 	for until := time.Now().Add(lease + lease/2); time.Now().Before(until); time.Sleep(lease / 8) {
 		for _, id := range keep {
-			ok, err := s.store.Beat(context.Background(), id, false)
+			ok, err := s.store.Beat(context.Background(), id, false, "")
 			s.must(err)
 			s.equal("beat of "+id, ok, true)
 		}

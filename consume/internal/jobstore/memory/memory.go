@@ -269,7 +269,7 @@ func (s *Store) EnterWorker(_ context.Context, worker wire.Worker) error {
 }
 
 // Beat: see jobstore.Roster.
-func (s *Store) Beat(_ context.Context, worker string, waiting bool) (bool, error) {
+func (s *Store) Beat(_ context.Context, worker string, waiting bool, _ string) (bool, error) {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	found, ok := s.workers[worker]
