@@ -69,31 +69,35 @@ class App(Installation):
             raise mistakes
         self.begin(report, path)
         self.recover(report)
-        run: Run | None = None
-        found = self.runs.list_runs(workflow=identity, args=canonical, limit=1) if not new and fork is None else []
-        unfinished = found[0] if found and found[0].state is not RunState.SUCCEEDED else None
-        seed = unfinished.seed if unfinished is not None else secrets.randbits(53)
+        others = fork is None and not new
+        newest = self.runs.list_runs(workflow=identity, args=canonical, limit=1) if others else []
+        seed = newest[0].seed if newest and newest[0].state is not RunState.SUCCEEDED else secrets.randbits(53)
+        # Compiled before anything is stored: a script that is no Lua has no run.
         program = self._program(path, script, args, seed, interrupts)
-        if unfinished is not None:
-            instead = f"--new begins another run, and `sparkles plan {script}` shows what differs"
-            self._check_edited(unfinished, path, script, args, source, instead)
-            run = self._take(unfinished.id, report)
         if fork is not None:
             instead = f"leave --fork out; `sparkles replay {fork} {script}` shows where it leaves the record"
             self._check_edited(self.runs.get_run(fork), path, script, args, source, instead)
-        if run is None:
-            run = Run(
-                id=RunId(f"r-{secrets.token_hex(4)}"),
-                workflow=identity,
-                args=canonical,
-                state=RunState.RUNNING,
-                seed=seed,
-                driver=self.driver,
-                created_at_ms=self.clock.now_ms(),
-                workflow_digest=digest.of_bytes(source),
-                forked_from=fork or "",
-            )
-            self.runs.create_run(run)
+        run = fresh = Run(
+            id=RunId(f"r-{secrets.token_hex(4)}"),
+            workflow=identity,
+            args=canonical,
+            state=RunState.RUNNING,
+            seed=seed,
+            driver=self.driver,
+            created_at_ms=self.clock.now_ms(),
+            workflow_digest=digest.of_bytes(source),
+            forked_from=fork or "",
+        )
+        if others:
+            run = self.runs.begin_run(fresh)
+        else:
+            self.runs.create_run(fresh)
+        if run.id != fresh.id:
+            instead = f"--new begins another run, and `sparkles plan {script}` shows what differs"
+            self._check_edited(run, path, script, args, source, instead)
+            run = self._take(run.id, report)
+            if run.seed != seed:  # another driver began it, and left it, since the newest was looked at
+                program = self._program(path, script, args, run.seed, interrupts)
         again: Again = frozenset()
         if fork is not None:
             try:

@@ -35,6 +35,15 @@ class MemoryRunStore:
             self._runs[run.id] = run
             self._steps[run.id] = {}
 
+    def begin_run(self, run: Run) -> Run:
+        """See ports.RunStore."""
+        with self._lock:
+            for newest in self.list_runs(workflow=run.workflow, args=run.args, limit=1):
+                if newest.state is not RunState.SUCCEEDED:
+                    return newest
+            self.create_run(run)
+        return run
+
     def get_run(self, run_id: RunId) -> Run:
         """See ports.RunStore."""
         with self._lock:

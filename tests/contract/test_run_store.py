@@ -111,6 +111,36 @@ def test_runs_are_found_by_what_they_execute(runs):
     assert runs.list_runs(workflow="c.lua") == []
 
 
+def test_a_run_is_begun_where_none_is_unfinished(runs):
+    """Only the newest of the same workflow and parameters counts, whoever drives it."""
+    assert runs.begin_run(run("r-1")) == run("r-1")
+    assert runs.begin_run(run("r-2")) == run("r-1")
+    assert runs.begin_run(run("r-3", args='{"n":1}')).id == "r-3"
+    assert runs.begin_run(run("r-4", workflow="v.lua")).id == "r-4"
+    runs.end_run("r-1", HERE, RunState.FAILED, "e", 5)
+    assert runs.begin_run(run("r-5")).id == "r-1"
+    runs.take_run("r-1", THERE, dead, 6)
+    runs.end_run("r-1", THERE, RunState.SUCCEEDED, "", 7)
+    assert runs.begin_run(run("r-6")) == runs.get_run("r-6")
+    assert [each.id for each in runs.list_runs()] == ["r-6", "r-4", "r-3", "r-1"]
+    with pytest.raises(Conflict, match="run r-6 exists already"):
+        runs.begin_run(run("r-6", workflow="u.lua"))
+
+
+def test_of_two_who_begin_at_once_one_stores_its_run(backend):
+    """Both are told the same run."""
+    barrier = threading.Barrier(2)
+
+    def begin(name):
+        barrier.wait(5)
+        return [backend.runs.begin_run(run(f"r-{name}-{turn}", args=f'{{"n":{turn}}}')).id for turn in range(40)]
+
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(begin, ("a", "b"))
+    assert one == other
+    assert len(backend.runs.list_runs()) == 40
+
+
 # Owners
 
 

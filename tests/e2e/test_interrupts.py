@@ -220,6 +220,26 @@ def test_a_second_driver_of_the_same_run_is_refused_by_name(site):
     assert first.returncode == 0, output.decode()
 
 
+def test_of_two_drivers_that_begin_at_once_one_is_refused(site):
+    """Neither finds a run to resume, and only one may begin it: the work is done once."""
+    (site.folder / "workflow.lua").write_text(
+        'run(JobBuilder("once"):setCache(false)'
+        ':setCommandTemplate("echo x >> $TRACE/did; until [ -e $TRACE/go ]; do sleep 0.05; done"))'
+    )
+    for turn in range(3):
+        command = [*site.command, "-p", f"turn={turn}"]
+        pair = [site.start(command), site.start(command)]
+        until(lambda: any(each.poll() is not None for each in pair), "the end of one")  # noqa: B023 - called in this turn
+        refused, other = sorted(pair, key=lambda each: each.poll() is None)
+        (site.folder / "trace" / "go").touch()
+        output, _ = refused.communicate(timeout=30)
+        assert re.search(rf"driven by pid {other.pid} on host ", output.decode()), output.decode()
+        output, _ = other.communicate(timeout=30)
+        assert other.returncode == 0, output.decode()
+        (site.folder / "trace" / "go").unlink()
+    assert len((site.folder / "trace" / "did").read_text().split()) == 3
+
+
 def test_two_runs_side_by_side_do_not_over_commit(site):
     write(site, seconds=0.3, script=SCRIPT.replace('JobBuilder("slow")', 'JobBuilder("slow"):setCache(false)'))
     both = [site.start([*site.command, "--new"]) for _ in range(2)]

@@ -72,6 +72,15 @@ class SqliteRunStore:
         if not self._db.run(sql, values):
             raise messages.run_exists(run.id)
 
+    def begin_run(self, run: Run) -> Run:
+        """See ports.RunStore."""
+        with self._db.atomic():
+            for newest in self.list_runs(workflow=run.workflow, args=run.args, limit=1):
+                if newest.state is not RunState.SUCCEEDED:
+                    return newest
+            self.create_run(run)
+        return run
+
     def get_run(self, run_id: RunId) -> Run:
         """See ports.RunStore."""
         row = self._db.one(f"SELECT {_RUN} FROM runs WHERE id = ?", (run_id,))
