@@ -9,7 +9,7 @@ import click
 
 from sparkles.cli import render
 from sparkles.cli.arguments import ANY, DURATION, JOB, json_option
-from sparkles.errors import UsageError
+from sparkles.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
     from sparkles.app import App
@@ -134,7 +134,11 @@ def clean(
         render.say(nothing)
         return
     with app.room():
-        _clean(app, words, older_than, yes=yes, dry_run=dry_run, as_json=as_json)
+        try:
+            _clean(app, words, older_than, yes=yes, dry_run=dry_run, as_json=as_json)
+        except NotFound as error:
+            invocation.tell_cleaned(error)
+            raise
 
 
 def _clean(app: App, words: tuple[str, ...], older_than: float, *, yes: bool, dry_run: bool, as_json: bool) -> None:

@@ -128,8 +128,7 @@ class LazyGroup(click.Group):
         except BrokenPipeError:
             raise ReaderGone from None
         except NotFound as error:
-            if note := ctx.obj.cleaned(error.resource):
-                error.add_note(note)
+            ctx.obj.tell_cleaned(error)
             raise
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
@@ -201,14 +200,18 @@ class Invocation:
         """The global options as they were given, for a command line that goes on with the same."""
         return [word for name, value in self.options.items() if value for word in (f"--{name}", value)]
 
-    def cleaned(self, word: str) -> str:
-        """A sentence about the run or job that a word named before it was cleaned; "" where it named none."""
+    def tell_cleaned(self, error: NotFound) -> None:
+        """Adds to the error that the run or job which its word named was cleaned, where it was."""
         from sparkles.engine import cleaning
 
-        if "app" not in vars(self) or not self.app.has_state():
-            return ""
-        found = cleaning.cleaned(self.app.runs, word.partition("/")[0])
-        return "" if found is None else cleaning.cleaned_text(found)
+        if "app" not in vars(self):
+            return
+        try:
+            found = cleaning.cleaned(self.app.runs, error.resource.partition("/")[0]) if self.app.has_state() else None
+        except SparklesError:
+            return  # a note that cannot be had hides no error; `clean` has closed its database, and asked before
+        if found is not None:
+            error.add_note(cleaning.cleaned_text(found))
 
     @cached_property
     def app(self) -> App:

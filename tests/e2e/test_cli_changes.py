@@ -123,6 +123,23 @@ def test_what_was_cleaned_is_told(project: Project) -> None:
     assert "cleaned" not in project.run("show", "never-was", code=2).stderr
 
 
+def test_clean_of_a_wrong_name_says_so(project: Project) -> None:
+    """As every other command does; and of what was cleaned, that it was. Nothing else goes."""
+    project.run("sub", "-n", "one", "--", "true")
+    kept = project.json("list")[0]["job"]
+    unknown = "error: there is no run and no job 'nosuch' (`sparkles runs` and `sparkles list` lists them)."
+    for more in (("--yes",), ("--dry-run",), ("LAST", "--yes"), ("--json",)):
+        assert project.run("clean", "nosuch", *more, code=2).stderr.splitlines() == [unknown]
+    assert "there is no job 'zz*'" in project.run("clean", "zz*", code=2).stderr
+    project.run("sub", "-n", "two", "--", "true")
+    gone = project.json("list")[0]["job"]
+    project.run("clean", gone, "--yes")
+    told = project.run("clean", gone, "--yes", code=2).stderr.splitlines()
+    assert len(told) == 2
+    assert told[1].startswith(f"job {gone} (two) was cleaned on ")
+    assert [each["job"] for each in project.json("list")] == [kept]
+
+
 def test_clean(project: Project) -> None:
     """Shows and asks; with --yes removes rows, folders and content; what a kept job uses stays."""
     project.write("w.lua", SWEEP)
