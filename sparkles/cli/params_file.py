@@ -66,11 +66,11 @@ def load(path: str) -> list[ParameterSet]:
     return [ParameterSet(path, f"{path}: ", {key: _text(path, key, value) for key, value in values.items()})]
 
 
-def check(app: App, workflow: str, sets: Sequence[ParameterSet], over: dict[str, str]) -> None:
-    """Raises UsageError with every mistake in the sets; `over` are the parameters that win over theirs."""
+def check(app: App, workflow: str, sets: Sequence[ParameterSet], over: dict[str, str], base: dict[str, str]) -> None:
+    """Raises UsageError with every mistake in the sets; `over` are the parameters that win over theirs, `base` those that do not."""
     found: dict[str, None] = {}
     for each in sets:
-        refusal = app.refusal(workflow, {**each.values, **over})
+        refusal = app.refusal(workflow, {**base, **each.values, **over})
         if refusal is None:
             continue
         if not refusal.problems:

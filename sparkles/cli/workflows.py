@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from sparkles.model import RunId
 
 
+_KEPT = ("frozen", "no_cache")
+"""Options that a command line which goes on repeats: without them it would do something else."""
+
+
 @click.command(cls=WorkflowCommand, epilog="Example:  sparkles run examples/csv_submit.lua --alpha 0.5", add_help_option=False)
 @click.argument("workflow", type=WORKFLOW, required=False)
 @click.option(
@@ -78,33 +82,38 @@ def run(
             render.line(line)
         return
     source: RunId | None = None
+    base: dict[str, str] = {}
     if fork is not None and new:
         raise UsageError("--fork RUN begins a new run already: leave out --new, or --fork for a run that starts from nothing")
     if fork is not None:
-        workflow, params, source = _forked(invocation.app, fork, workflow, params)
+        workflow, base, source = _forked(invocation.app, fork, workflow)
     elif rerun:
         raise UsageError("--rerun goes with --fork RUN")
     if workflow is None:
         raise UsageError("name a workflow: a .lua file or a ready one, or --fork RUN")
     script = workflow
-    sets = [params]
+    sets = [{**base, **params}]
     if params_file is not None:
         loaded = files.load(params_file)
-        files.check(invocation.app, script, loaded, params)
-        sets = [{**each.values, **params} for each in loaded]
+        files.check(invocation.app, script, loaded, params, base)
+        sets = [{**base, **each.values, **params} for each in loaded]
+    begun = ["sparkles", *invocation.words, "run", script, *(f"--{name.replace('_', '-')}" for name in _KEPT if how[name])]
+    # Of several rows the one that runs is not all that is left.
+    forks = ["--fork", source, *(word for each in rerun for word in ("--rerun", each))] if source else []
+    rows = [*begun, *forks, "--params-file", params_file or "", *_given(params)]
     failed = 0
     for number, given in enumerate(sets, 1):
         if len(sets) > 1:
             render.say(f"row {number} of {len(sets)}: {' '.join(f'{key}={value}' for key, value in given.items())}")
-        words = ["sparkles", *invocation.words, "run", script]
-        words += [word for key, value in given.items() for word in ("-p", f"{key}={value}")]
+        again = shlex.join([*begun, *_given(given)])
+        everything = shlex.join(rows) if len(sets) > 1 else again
 
         def execute(app: App, progress: Progress, interrupts: Interrupts, given: dict[str, str] = given) -> str:
             more = {"new": new, "fork": source, "rerun": rerun, **_options(how)}
             return app.run_workflow(script, given, report=progress, interrupts=interrupts, **more)
 
         try:
-            _execute(invocation, execute, shlex.join(words), quiet=quiet, as_json=as_json)
+            _execute(invocation, execute, again, everything, quiet=quiet, as_json=as_json)
         except RunError as error:
             if len(sets) == 1 or isinstance(error, RunCancelled):
                 raise
@@ -114,14 +123,19 @@ def run(
         raise RunFailed(f"{failed} of {len(sets)} runs failed; the same command goes on with them")
 
 
-def _forked(app: App, word: str, workflow: str | None, params: dict[str, str]) -> tuple[str, dict[str, str], RunId]:
-    """The script, parameters and id of a run to fork, where the command line leaves them to it."""
+def _given(params: dict[str, str]) -> list[str]:
+    """Parameters as words of a command line."""
+    return [word for key, value in params.items() for word in ("-p", f"{key}={value}")]
+
+
+def _forked(app: App, word: str, workflow: str | None) -> tuple[str, dict[str, str], RunId]:
+    """The script (where the command line leaves it to the run), parameters and id of a run to fork."""
     from sparkles import digest
     from sparkles.engine import selecting
 
     source = selecting.run(app.runs, word)
     script = workflow if workflow is not None else app.scripts.of_run(source)[1]
-    return script, {**digest.parse(source.args), **params}, source.id
+    return script, digest.parse(source.args), source.id
 
 
 @click.command(epilog="Example:  sparkles resume r-7f3a")
@@ -142,7 +156,7 @@ def resume(invocation: Invocation, /, run_word: str, as_json: bool, quiet: bool,
         return run_id
 
     again = shlex.join(["sparkles", *invocation.words, "resume", run_id])
-    _execute(invocation, execute, again, quiet=quiet, as_json=as_json)
+    _execute(invocation, execute, again, again, quiet=quiet, as_json=as_json)
 
 
 def _options(how: dict[str, bool]) -> dict[str, Any]:
@@ -153,27 +167,28 @@ def _execute(
     invocation: Invocation,
     execute: Callable[[App, Progress, Interrupts], str],
     again: str,
+    everything: str,
     *,
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Drives to the end and tells it; `again` is the command that goes on."""
+    """Drives to the end and tells it; `again` is the command that goes on with the run, `everything` with all that was asked for."""
     from sparkles.cli.progress import Progress
     from sparkles.cli.signals import interrupts_from_signals
 
     app = invocation.app
     progress = Progress(quiet=quiet, logs_to_stderr=as_json)
 
-    first = f"Ctrl-C: no new tasks are started; resume with: {again}"
+    first = f"Ctrl-C: no new tasks are started; resume with: {everything}"
     second = "Ctrl-C again: running tasks are ended; they run again on resume"
     try:
-        with interrupts_from_signals(progress, first, second, f"resume with: {again}") as interrupts:
+        with interrupts_from_signals(progress, first, second, f"resume with: {everything}") as interrupts:
             execute(app, progress, interrupts)
     except SparklesError as error:
         progress.close()
         if as_json and progress.run:
             render.json_line(_outcome(app, progress, "error", str(error)))
-        _add_notes(app, error, again, progress.run)
+        _add_notes(app, error, again, everything, progress.run)
         raise
     finally:
         progress.close()
@@ -218,7 +233,7 @@ def _outcome(app: App, progress: Progress, state: str, error: str | None) -> dic
     }
 
 
-def _add_notes(app: App, error: SparklesError, again: str, run: str) -> None:
+def _add_notes(app: App, error: SparklesError, again: str, everything: str, run: str) -> None:
     """What a user needs after a run that did not end well: the task that failed, and how to go on."""
     from sparkles.model import RunId
 
@@ -233,11 +248,11 @@ def _add_notes(app: App, error: SparklesError, again: str, run: str) -> None:
     if isinstance(error, RunCancelled):
         if error.signal == signal.SIGHUP:
             error.add_note("the terminal is gone: running tasks are finished and recorded")
-        error.add_note(f"resume with: {again}")
+        error.add_note(f"resume with: {everything}")
     elif isinstance(error, RunError):
         pending = sum(app.jobs.count_tasks(job.id).pending for job in app.jobs.list_jobs(owner=run))
         left = f" with {render.plural(pending, 'task')} that no worker runs now" if pending else ""
         tried = ", failed tasks are tried again" if isinstance(error, JobFailed) else ""
         error.add_note(f"run {run} can go on{left}{tried}: {again}")
     elif run and isinstance(error, UsageError) and app.runs.last_sequence(RunId(run)):
-        error.add_note(f"what is done is kept; mend it and run again: {again}")
+        error.add_note(f"what is done is kept; mend it and run again: {everything}")

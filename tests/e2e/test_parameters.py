@@ -1,8 +1,12 @@
 """Typed parameters on the command line: the workflow's own help, files of them, mistakes."""
 
+import shlex
+import signal
+
 import pytest
 
 from tests.support.cli import Project
+from tests.support.workflows import eventually
 
 pytestmark = [pytest.mark.e2e]
 
@@ -163,3 +167,40 @@ def test_mistakes_get_a_sentence(project, arguments, files, message):
         project.write(name, text)
     assert message in project.run("run", "w.lua", *arguments, code=2).stderr
     assert project.json("runs") == [], "no run began"
+
+
+def test_a_fork_takes_a_file(project):
+    """Its values win over those of the run that is forked, and -p wins over both."""
+    project.run("run", "w.lua", "-p", "n=9", "-p", "mode=slow")
+    source = project.json("runs")[0]["run"]
+    project.write("p.json", '{"n": 4, "alpha": 2}')
+    assert project.run("run", "--fork", source, "--params-file", "p.json").stdout == "4\t2\tslow\n"
+    assert project.run("run", "--fork", source, "--params-file", "p.json", "-p", "n=5").stdout == "5\t2\tslow\n"
+    project.write("p.csv", "n\n1\n3\n")
+    assert project.run("run", "--fork", source, "--params-file", "p.csv").stdout == "1\t0.5\tslow\n3\t0.5\tslow\n"
+    project.write("p.json", '{"n": 40}')
+    assert "p.json: n: expected 9 or less" in project.run("run", "--fork", source, "--params-file", "p.json", code=2).stderr
+
+
+def test_who_is_interrupted_in_a_row_is_told_the_command_for_all(project):
+    """Following it brings the rows that were not begun too."""
+    project.write(
+        "r.lua",
+        "local p = params{x = {type = 'integer'}, y = {}}\n"
+        "if p.x == 2 then shell('until [ -e go ]; do sleep 0.1; done') end\nprint(p.x, p.y)",
+    )
+    project.write("p.csv", "x\n1\n2\n3\n")
+    words = ("run", "r.lua", "--frozen", "--params-file", "p.csv", "-p", "y=a b")
+    driver = project.start(*words)
+    assert driver.stdout is not None
+    assert driver.stdout.readline() == "1\ta b\n"
+    eventually(lambda: [each["state"] for each in project.json("runs")] == ["running", "succeeded"])
+    driver.send_signal(signal.SIGINT)
+    _, told = driver.communicate(timeout=20)
+    assert driver.returncode == 130, told
+    hint = told.splitlines()[-1].removeprefix("resume with: ")
+    assert hint == shlex.join(["sparkles", *words])
+    assert told.count(hint) == 2
+    project.write("go", "")
+    assert project.run(*shlex.split(hint)[1:]).stdout.splitlines()[-2:] == ["2\ta b", "3\ta b"]
+    assert [each["params"]["x"] for each in project.json("runs")][:1] == ["3"]
