@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparkles import digest
+from sparkles import digest, hints
 from sparkles.engine.drive import Interrupts, drive
 from sparkles.engine.events import Noticed, Report
 from sparkles.engine.session import Options
@@ -75,7 +75,7 @@ class App(Installation):
         # Compiled before anything is stored: a script that is no Lua has no run.
         program = self._program(path, script, args, seed, interrupts)
         if fork is not None:
-            instead = f"leave --fork out; `sparkles replay {fork} {script}` shows where it leaves the record"
+            instead = f"leave --fork out; `{hints.command('replay', fork, script)}` shows where it leaves the record"
             self._check_edited(self.runs.get_run(fork), path, script, args, source, instead)
         run = fresh = Run(
             id=RunId(f"r-{secrets.token_hex(4)}"),
@@ -93,7 +93,7 @@ class App(Installation):
         else:
             self.runs.create_run(fresh)
         if run.id != fresh.id:
-            instead = f"--new begins another run, and `sparkles plan {script}` shows what differs"
+            instead = f"--new begins another run, and `{hints.command('plan', script)}` shows what differs"
             self._check_edited(run, path, script, args, source, instead)
             run = self._take(run.id, report)
             if run.seed != seed:  # another driver began it, and left it, since the newest was looked at
@@ -192,13 +192,15 @@ class App(Installation):
         """Executes an unfinished run again. Raises UsageError where it has succeeded already."""
         run = self.runs.get_run(run_id)
         if run.state is RunState.SUCCEEDED:
-            raise UsageError(f"run {run_id} has succeeded; `sparkles run {run.workflow}` begins another")
+            raise UsageError(
+                f"run {run_id} has succeeded; `{hints.command('run', run.workflow.removeprefix('workflows:'))}` begins another"
+            )
         path, shown = self.scripts.of_run(run)
         args = digest.parse(run.args)
         program = self._program(path, shown, args, run.seed, interrupts)
         self.begin(report, path)
         self.recover(report)
-        instead = f"`sparkles run --new {shown}` begins another run, and `sparkles plan {shown}` shows what differs"
+        instead = f"`{hints.command('run', '--new', shown)}` begins another run, and `{hints.command('plan', shown)}` shows what differs"
         self._check_edited(run, path, shown, args, path.read_bytes(), instead)
         run = self._take(run_id, report)
         options = self._options(cache=cache, frozen=frozen, keep_failed=keep_failed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from sparkles import hints
 from sparkles.errors import Conflict, LeaseLost, NotFound, RunBusy
 from sparkles.model import ProcessId, Run, RunState
 
@@ -16,7 +17,7 @@ def run_exists(run_id: str) -> Conflict:
 
 def no_run(run_id: str) -> NotFound:
     """There is no such run."""
-    return NotFound(f"there is no run {run_id}; `sparkles runs` lists them", "get run", run_id)
+    return NotFound(f"there is no run {run_id}; `{hints.command('runs')}` lists them", "get run", run_id)
 
 
 def run_busy(run: Run, driver: ProcessId) -> RunBusy:
@@ -24,7 +25,7 @@ def run_busy(run: Run, driver: ProcessId) -> RunBusy:
     since = datetime.fromtimestamp(driver.started, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return RunBusy(
         f"run {run.id} ({run.workflow}) is driven by pid {driver.pid} on host {driver.host} since {since}; wait for it, or end it with"
-        f" `sparkles kill {run.id}`"
+        f" `{hints.command('kill', run.id)}`"
     )
 
 
@@ -36,14 +37,17 @@ def run_lost(run_id: str, driver: ProcessId) -> LeaseLost:
 def refuse_ended(run: Run) -> None:
     """Raises Conflict for a run that is over for good."""
     if run.state is RunState.SUCCEEDED:
+        again = hints.command("run", run.workflow.removeprefix("workflows:"))
         raise Conflict(
-            f"run {run.id} has succeeded and is over; `sparkles run {run.workflow}` begins another", "take run", run.id
+            f"run {run.id} has succeeded and is over; `{again}` begins another",
+            "take run",
+            run.id,
         )
 
 
 def no_job(job_id: str) -> NotFound:
     """There is no such job."""
-    return NotFound(f"there is no job {job_id}; `sparkles list` shows the jobs", "get job", job_id)
+    return NotFound(f"there is no job {job_id}; `{hints.command('list')}` shows the jobs", "get job", job_id)
 
 
 def no_task(job_id: str, index: int, count: int) -> NotFound:
@@ -58,7 +62,7 @@ def job_claimed(job_id: str, indexes: Sequence[int], total: int) -> Conflict:
     """Tasks of a job to be deleted are being executed; `indexes` are the first of `total`."""
     named = ", ".join(map(str, indexes)) + (", ..." if total > len(indexes) else "")
     return Conflict(
-        f"job {job_id} has {total} running task{'' if total == 1 else 's'} ({named}); end it first: sparkles kill {job_id}",
+        f"job {job_id} has {total} running task{'' if total == 1 else 's'} ({named}); end it first: {hints.command('kill', job_id)}",
         "delete job",
         job_id,
         retryable=True,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sparkles import hints
 from sparkles.cli import render
 from sparkles.cli.arguments import ANY, DURATION, JOB, json_option
 from sparkles.errors import NotFound, UsageError
@@ -105,8 +106,8 @@ def _serve_again(app: App, job: Job) -> tuple[str, int | None]:
     if run is not None and serving.is_driven(run):
         return f"run {run.id} is being driven and runs them", None
     if run is not None and run.state is not RunState.SUCCEEDED:
-        return f"they run when its run is resumed: sparkles resume {run.id}", None
-    watch = f"watch it with: sparkles watch {job.id}"
+        return f"they run when its run is resumed: {hints.command('resume', run.id)}", None
+    watch = f"watch it with: {hints.command('watch', job.id)}"
     if serving.workers_of(app, job):
         return f"its worker runs them; {watch}", None
     app.jobs.set_held([job.id], False)
@@ -155,7 +156,9 @@ def _clean(app: App, words: tuple[str, ...], older_than: float, *, yes: bool, dr
     driven = {str(run.id) for run in running if serving.is_driven(run)}
     cleaning.check_not_driven(plan, driven)
     if plan.unfinished and not yes:
-        raise UsageError(f"{', '.join(plan.unfinished[:5])}: not ended yet; end it first (sparkles kill), or insist with --yes")
+        raise UsageError(
+            f"{', '.join(plan.unfinished[:5])}: not ended yet; end it first ({hints.command('kill')}), or insist with --yes"
+        )
     if not as_json:
         _show_plan(app, plan)
     if dry_run:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sparkles import hints
 from sparkles.cli import cloud_doctor, render
 from sparkles.cli.arguments import json_option
 from sparkles.errors import BackendError
@@ -111,7 +112,7 @@ def _state_folder(state: Path, problems: list[str]) -> dict[str, Any]:
         found["reflink"] = _reflink_works(state)
     if usage.free < _LEAST_FREE:
         problems.append(
-            f"{there}: only {render.size(usage.free)} are free; `sparkles clean` removes what is not needed any more"
+            f"{there}: only {render.size(usage.free)} are free; `{hints.command('clean')}` removes what is not needed any more"
         )
     return found
 

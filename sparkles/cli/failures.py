@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sparkles import hints
 from sparkles.cli import render
 from sparkles.errors import NotFound
 from sparkles.model import AttemptRef
@@ -34,7 +35,7 @@ def failure_notes(app: App, job_id: str, index: int) -> list[str]:
         notes.append(f"  params   {render.params(spec.params, 500)}")
     lines = last_lines(app, job_id, index, task.attempt, TAIL_LINES)
     notes += [f"  | {each}" for each in lines] or ["  it wrote nothing"]
-    notes.append(f"more: sparkles logs {job_id}/{index}")
+    notes.append(f"more: {hints.command('logs', f'{job_id}/{index}')}")
     return notes
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from sparkles import __version__
+from sparkles import __version__, hints
 from sparkles.cli import render
 from sparkles.errors import InternalError, NotFound, RunCancelled, SparklesError
 from sparkles.suggest import did_you_mean
@@ -176,6 +176,7 @@ class Invocation:
     def __init__(self, **options: str | None) -> None:
         """`options`: those of GLOBAL_OPTIONS, by name."""
         self.options = options
+        hints.carry(self.words)
 
     def set(self, name: str, value: str) -> None:
         """An option that stands behind the command. What was made without it is made anew: `run` may have looked for the parameters of
@@ -184,6 +185,7 @@ class Invocation:
         for made in ("app", "settings"):
             vars(self).pop(made, None)
         self.options[name] = value
+        hints.carry(self.words)
 
     @cached_property
     def settings(self) -> Settings:
@@ -222,6 +224,7 @@ class Invocation:
 
     def close(self) -> None:
         """Closes the app if it was used."""
+        hints.carry(())
         if "app" in vars(self):
             self.app.close()
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sparkles import hints
 from sparkles.cli import render
 from sparkles.cli.arguments import ANY, json_option
 from sparkles.errors import NotFound, SparklesError
@@ -39,7 +40,7 @@ def runs(invocation: Invocation, /, limit: int, as_json: bool) -> None:
             render.json_line(run_value(app, run))
         return
     if not found:
-        render.say("there is no run yet in this state folder; `sparkles run WORKFLOW` begins one")
+        render.say(f"there is no run yet in this state folder; `{hints.command('run', 'WORKFLOW')}` begins one")
         return
     rows = []
     for run in found:
@@ -92,7 +93,7 @@ def show(invocation: Invocation, /, what: str, as_json: bool) -> None:
     app = invocation.app
     found = selecting.anything(app.runs, app.jobs, what)
     if len(found) > 1:
-        raise UsageError(f"{what} matches {len(found)} jobs, expected one; `sparkles status '{what}'` shows several")
+        raise UsageError(f"{what} matches {len(found)} jobs, expected one; `{hints.command('status', what)}` shows several")
     thing = found[0]
     if isinstance(thing, Run):
         _show_run(app, thing, as_json)

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sparkles import hints
 from sparkles.engine import watching
 from sparkles.engine.events import Noticed, Report
 from sparkles.errors import NotFound, RunCancelled, UsageError
@@ -57,8 +58,8 @@ def how_to_go_on(app: App, job: Job) -> str | None:
     if run is not None and is_driven(run):
         return None
     if run is not None and run.state is not RunState.SUCCEEDED:
-        return f"sparkles resume {run.id}"
-    return f"sparkles wait {job.id}"
+        return hints.command("resume", run.id)
+    return hints.command("wait", job.id)
 
 
 class Waiting:
@@ -115,7 +116,7 @@ class Waiting:
             return
         if run is not None and run.state is not RunState.SUCCEEDED:
             raise UsageError(
-                f"{job.id} belongs to run {run.id}, which is not being driven; go on with: sparkles resume {run.id}"
+                f"{job.id} belongs to run {run.id}, which is not being driven; go on with: {hints.command('resume', run.id)}"
             )
         self._app.recover(self._progress)
         self._app.jobs.set_held([job.id], False)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sparkles import hints
 from sparkles.cli import render
 from sparkles.cli.arguments import DURATION, json_option, pairs
 from sparkles.errors import UsageError
@@ -167,7 +168,7 @@ def _submit(app: App, draft: JobDraft, *, cache: bool, detach: bool, quiet: bool
     job_id = JobId(f"{draft.name}-{secrets.token_hex(4)}")
     pool = pool_of(job_id)
     try:
-        with interrupts_for(progress, f"sparkles wait {job_id}")() as interrupts:
+        with interrupts_for(progress, hints.command("wait", job_id))() as interrupts:
             app.begin(progress)
             app.recover(progress)
             submitter = app.submitter(progress, serve=not detach)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sparkles import hints
 from sparkles.cli import render
 from sparkles.cli.arguments import DURATION, JOB, json_option
 from sparkles.errors import JobFailed, WaitTimeout
@@ -75,9 +76,7 @@ def _wait(app: App, words: Sequence[str], timeout: float | None, *, quiet: bool,
     progress = Progress(quiet=quiet)
     report = _Changes(app, progress) if as_json and not serve else progress
     try:
-        with interrupts_for(
-            progress, f"sparkles {'wait' if serve else 'watch'} {' '.join(job.id for job in jobs)}"
-        )() as interrupts:
+        with interrupts_for(progress, hints.command("wait" if serve else "watch", *(job.id for job in jobs)))() as interrupts:
             counts = Waiting(app, report, interrupts, serve=serve).until_done(jobs, timeout)
     except WaitTimeout as error:
         for job in jobs:
@@ -116,5 +115,5 @@ def judge(app: App, jobs: Sequence[Job], counts: dict[str, Counts]) -> None:
     if failed:
         for text in failure_notes(app, first.id, failed[0]):
             error.add_note(text)
-    error.add_note(f"try again what failed: sparkles reset {first.id}")
+    error.add_note(f"try again what failed: {hints.command('reset', first.id)}")
     raise error

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from sparkles import hints
 from sparkles.cli import params_file as files
 from sparkles.cli import render
 from sparkles.cli.arguments import RUN, WORKFLOW, pairs, run_options
@@ -97,7 +97,7 @@ def run(
         loaded = files.load(params_file)
         files.check(invocation.app, script, loaded, params, base)
         sets = [{**base, **each.values, **params} for each in loaded]
-    begun = ["sparkles", *invocation.words, "run", script, *(f"--{name.replace('_', '-')}" for name in _KEPT if how[name])]
+    begun = ["run", script, *(f"--{name.replace('_', '-')}" for name in _KEPT if how[name])]
     # Of several rows the one that runs is not all that is left.
     forks = ["--fork", source, *(word for each in rerun for word in ("--rerun", each))] if source else []
     rows = [*begun, *forks, "--params-file", params_file or "", *_given(params)]
@@ -105,8 +105,8 @@ def run(
     for number, given in enumerate(sets, 1):
         if len(sets) > 1:
             render.say(f"row {number} of {len(sets)}: {' '.join(f'{key}={value}' for key, value in given.items())}")
-        again = shlex.join([*begun, *_given(given)])
-        everything = shlex.join(rows) if len(sets) > 1 else again
+        again = hints.command(*begun, *_given(given))
+        everything = hints.command(*rows) if len(sets) > 1 else again
 
         def execute(app: App, progress: Progress, interrupts: Interrupts, given: dict[str, str] = given) -> str:
             more = {"new": new, "fork": source, "rerun": rerun, **_options(how)}
@@ -155,7 +155,7 @@ def resume(invocation: Invocation, /, run_word: str, as_json: bool, quiet: bool,
         app.resume_run(run_id, report=progress, interrupts=interrupts, **_options(how))
         return run_id
 
-    again = shlex.join(["sparkles", *invocation.words, "resume", run_id])
+    again = hints.command("resume", run_id)
     _execute(invocation, execute, again, again, quiet=quiet, as_json=as_json)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from sparkles import hints
 from sparkles.errors import StorageFull, UsageError
 from sparkles.model import Cleaned, Digest, Job, Run, RunState
 from sparkles.ports import Blobs, Fleet, JobStore, RunStore
@@ -215,9 +216,9 @@ def check_not_driven(plan: Plan, driven: Collection[str]) -> None:
     """Raises UsageError where a run to be removed, or the run of a job to be removed, is being executed."""
     for run in plan.runs:
         if run.id in driven:
-            raise UsageError(f"run {run.id} is being driven; end it first: sparkles kill {run.id}")
+            raise UsageError(f"run {run.id} is being driven; end it first: {hints.command('kill', run.id)}")
     for job in plan.jobs:
         if job.owner in driven:
             raise UsageError(
-                f"{job.id} belongs to run {job.owner}, which is being driven; end it first: sparkles kill {job.owner}"
+                f"{job.id} belongs to run {job.owner}, which is being driven; end it first: {hints.command('kill', job.owner)}"
             )

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 
-from sparkles import digest, rows
+from sparkles import digest, hints, rows
 from sparkles.engine.attempt import is_full
 from sparkles.engine.commands import Answer, Done, Fetch, Raised, StepError, refused
 from sparkles.engine.events import Noticed, Report
@@ -133,7 +133,7 @@ def _bring(blobs: Blobs, output: Artifact, made_by: AttemptRef, target: Path, la
         temporary.replace(target)
     except (Damaged, NotFound) as error:
         task = f"{made_by.job}/{made_by.index}"
-        message = f"output {output.name} of {task}: {error.message}; `sparkles reset {task}` makes it again"
+        message = f"output {output.name} of {task}: {error.message}; `{hints.command('reset', str(task))}` makes it again"
         raise type(error)(message, error.operation, error.resource) from error
     finally:
         temporary.unlink(missing_ok=True)

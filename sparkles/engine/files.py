@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from sparkles import digest
+from sparkles import digest, hints
 from sparkles.engine.inputs import fixed_part
 from sparkles.engine.journal import Journal
 from sparkles.errors import UsageError
@@ -165,5 +165,7 @@ class RunFiles:
             raise UsageError("expected a path or an artifact of an earlier task (result.tasks[i].outputs[name])") from None
         if self._blobs.missing([artifact.digest]):
             task = f"{ref.get('job')}/{ref.get('index')}"
-            raise UsageError(f"{task}: output {artifact.name} is not stored any more; `sparkles reset {task}` makes it again")
+            raise UsageError(
+                f"{task}: output {artifact.name} is not stored any more; `{hints.command('reset', str(task))}` makes it again"
+            )
         return artifact

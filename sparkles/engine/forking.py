@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sparkles import digest
+from sparkles import digest, hints
 from sparkles.engine.cleaning import date
 from sparkles.errors import NotFound, UsageError
 from sparkles.model import Run, RunId, Step, StepKey
@@ -91,7 +91,7 @@ def _of_word(run: RunId, steps: Sequence[Step], word: str) -> list[int]:
         known = f" ({'; '.join(listed)})" if listed else ""
         hint = did_you_mean(word, [*jobs, *named, *(job_id for _, job_id in submitted)])
         raise UsageError(
-            f"--rerun {word}: no such job or step in run {run}{known}.{hint} Every step has a number: sparkles show {run}"
+            f"--rerun {word}: no such job or step in run {run}{known}.{hint} Every step has a number: {hints.command('show', run)}"
         )
     found = []
     for index, step in enumerate(steps):

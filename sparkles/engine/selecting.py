@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from sparkles import hints
 from sparkles.errors import NotFound, UsageError
 from sparkles.model import Job, Run, RunState
 from sparkles.ports import JobStore, RunStore
@@ -42,7 +43,7 @@ class TaskOf:
 
 def run(runs: RunStore, word: str) -> Run:
     """The run that `word` names. Raises NotFound with the nearest ids, or UsageError with the candidates."""
-    return _one("run", word, lambda: runs.list_runs(limit=_ALL), "sparkles runs")
+    return _one("run", word, lambda: runs.list_runs(limit=_ALL), hints.command("runs"))
 
 
 def earlier(runs: RunStore, run: Run) -> Run | None:
@@ -99,7 +100,9 @@ def anything(runs: RunStore, jobs: JobStore, word: str) -> list[Run | Job | Task
         return [found[0]]
     if found:
         raise UsageError(f"{word} is not unique: {_listed([each.id for each in found])}")
-    raise _unknown("run and no job", word, [each.id for each in everything], "sparkles runs` and `sparkles list")
+    raise _unknown(
+        "run and no job", word, [each.id for each in everything], f"{hints.command('runs')}` and `{hints.command('list')}"
+    )
 
 
 def indexes(words: Sequence[str], count: int) -> list[int]:
@@ -118,17 +121,17 @@ def indexes(words: Sequence[str], count: int) -> list[int]:
 
 def _jobs(jobs: JobStore, word: str) -> list[Job]:
     if word == LAST:
-        return [_one("job", word, lambda: jobs.list_jobs(limit=1), "sparkles list")]
+        return [_one("job", word, lambda: jobs.list_jobs(limit=1), hints.command("list"))]
     try:
         return [jobs.get_job(word)]
     except NotFound:
         pass
     if not _PATTERN.search(word):
-        return [_one("job", word, jobs.list_jobs, "sparkles list")]
+        return [_one("job", word, jobs.list_jobs, hints.command("list"))]
     everything = jobs.list_jobs()
     found = [each for each in everything if fnmatch.fnmatchcase(each.id, word)]
     if not found:
-        raise _unknown("job", word, [each.id for each in everything], "sparkles list")
+        raise _unknown("job", word, [each.id for each in everything], hints.command("list"))
     return found
 
 

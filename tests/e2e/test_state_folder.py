@@ -363,3 +363,22 @@ def test_a_large_job_is_removed_on_a_full_disk_after_the_small_ones(tmp_path: Pa
         (value,) = project.json("clean", "--yes")
         assert len(value["jobs"]) == 3
         assert project.json("list") == []
+
+
+def test_commands_that_messages_name_find_the_same_state_folder(project: Project) -> None:
+    """Whatever global options were given, before the command or behind it, stand in every hint."""
+    project.write("w.lua", 'run(JobBuilder("bad"):setCommandTemplate("exit 3"))')
+    told = project.run("run", "w.lua", "--state", "my state", code=1).stderr
+    (job,) = project.json("--state", "my state", "list")
+    (run,) = project.json("runs", "--state", "my state")
+    assert f"more: sparkles --state 'my state' logs {job['job']}/1" in told
+    assert told.splitlines()[-1].endswith("sparkles --state 'my state' run w.lua")
+    told = project.run("--state", "other", "sub", "--", "echo hello; exit 4", code=1).stderr
+    hints = [line.rpartition(": sparkles ")[2] for line in told.splitlines() if ": sparkles " in line]
+    assert [hint.split()[:3] for hint in hints] == [["--state", "other", "logs"], ["--state", "other", "reset"]]
+    assert project.run(*hints[0].split()).stdout == "hello\n"
+    assert "1 task pending again" in project.run(*hints[1].split()).stderr
+    told = project.run("show", "nosuch", "--state", "my state", code=2).stderr
+    assert "`sparkles --state 'my state' runs` and `sparkles --state 'my state' list`" in told
+    told = project.run("--state", "my state", "reset", job["job"]).stderr
+    assert told.strip().endswith(f"sparkles --state 'my state' resume {run['run']}")

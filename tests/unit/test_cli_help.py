@@ -140,7 +140,7 @@ def test_global_options_stand_before_the_command_or_behind_it(behind: bool, tmp_
     line = ["run", "w.lua", "--alpha", "2"]
     seen = {}
 
-    def execute(invocation, execute, again, **rest):
+    def execute(invocation, execute, again, everything, **rest):
         seen.update(settings=invocation.settings, again=again)
 
     monkeypatch.setattr("sparkles.cli.workflows._execute", execute)

@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "sparkles"
 
 LEVELS = {
-    **dict.fromkeys(("", "errors", "model", "states", "digest", "template", "rows", "suggest", "units"), 0),
+    **dict.fromkeys(("", "errors", "model", "states", "digest", "template", "rows", "suggest", "units", "hints"), 0),
     **dict.fromkeys(("ports", "wire", "config"), 1),
     "engine": 2,
     **dict.fromkeys(("lua", "backends"), 3),

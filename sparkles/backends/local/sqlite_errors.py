@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 from pathlib import Path
 
+from sparkles import hints
 from sparkles.errors import BackendError, Damaged, InternalError, SparklesError, StorageFull, UsageError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -72,19 +73,19 @@ def damaged(path: Path, found: str) -> Damaged:
     aside = f"mv {file} {shlex.quote(f'{path}.damaged')}; rm -f {log} {index}"
     if backups:
         remedy = (
-            f"The newest backup is {backups[-1]} (made before a migration or by `sparkles doctor`). To go back to it: end every"
+            f"The newest backup is {backups[-1]} (made before a migration or by `{hints.command('doctor')}`). To go back to it: end every"
             f" sparkles of this folder; {aside}; cp {shlex.quote(str(backups[-1]))} {file}"
         )
     else:
-        remedy = f"There is no backup yet (`sparkles doctor` makes one). To begin anew, with outputs and content kept: {aside}"
+        remedy = f"There is no backup yet (`{hints.command('doctor')}` makes one). To begin anew, with outputs and content kept: {aside}"
     return Damaged(f"{path} is damaged: {found}. {remedy}", "read", str(path))
 
 
 def _full(path: Path) -> StorageFull:
     folder = path if path.is_dir() else path.parent
     return StorageFull(
-        f"no space is left for {path}: nothing was stored. Free some space below {folder} (`sparkles clean` removes what no job uses) and"
-        " run the same command again",
+        f"no space is left for {path}: nothing was stored. Free some space below {folder} (`{hints.command('clean')}` removes what no job"
+        " uses) and run the same command again",
         "write",
         str(path),
     )
