@@ -230,15 +230,18 @@ class StepError(msgspec.Struct, frozen=True):
     `kind` is what a script can test: JobFailed, WaitTimeout, ShellFailed, WriteFailed, StepFailed, Usage. `fields` are further
     values (JobFailed: job, failed = indexes of the first ten; ShellFailed: exitCode, stdout, stderr).
     `usage`: a mistake in the script or its input: the run is refused (exit 2) rather than failed.
+    `step`: the recorded step whose error it is, by the number that the journal gave it in this execution; 0 where it is none's. It stays
+    with the error however often a script catches it and raises it again.
     """
 
     message: str
     kind: str = "StepFailed"
     fields: dict[str, Json] = {}
     usage: bool = False
+    step: int = 0
 
     def to_record(self) -> dict[str, Json]:
-        """As the journal keeps it. A mistake of the script is never recorded, so `usage` is not in it."""
+        """As the journal keeps it. A mistake of the script is never recorded, so `usage` is not in it; nor is `step`."""
         return {"message": self.message, "kind": self.kind, "fields": self.fields}
 
     @classmethod

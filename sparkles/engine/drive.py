@@ -120,6 +120,8 @@ def drive(
             ports.fleet.drain(pool_of(run.id))
             raise
         failure = _as_error(ended)
+        if ended.error is not None:
+            session.journal.ended(ended.error)
         if failure is None:
             ports.fleet.drain(pool_of(run.id))
             ports.runs.end_run(run.id, driver, RunState.SUCCEEDED, "", ports.clock.now_ms())

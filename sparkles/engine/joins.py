@@ -115,5 +115,6 @@ class Join:
     def fail(self, label: str, cancelled: Mapping[str, int]) -> None:
         """Records which child decided and whom that cancelled, where this is not a replay of it."""
         self._unpark()
+        self._journal.failed(self._asking.key)
         if self._decided is None:
             self._journal.finish(self._asking, {"decided": label, "cancelled": dict(cancelled), **self._shown}, error=True)

@@ -36,6 +36,12 @@ class _Unpassed:
         self.passed = False
 
 
+_ACCEPTING = ("wait", "shell")
+"""The kinds of steps that give a failure to the script as a value where it asks for that (allowFailures, allowFailure)."""
+
+_OWN = ("ScriptError", "Failed", "Cancelled")
+"""The kinds of errors that are no step's: a script's `error` and `fail`, and what awaiting a cancelled strand raises."""
+
 READ_ALONG = 200
 """Steps that are read with the one that was asked for: a query for each would cost twice as much."""
 
@@ -60,6 +66,8 @@ class Journal:
         """How many steps were recorded when the run was opened, at most."""
         self._parked: list[str] = []
         self._unpassed: dict[str, list[_Unpassed]] = {}
+        self._raised: list[StepKey] = []
+        self._failures: dict[StepKey, None] = {}
         self.asked = 0
         self.performed = 0
 
@@ -124,17 +132,27 @@ class Journal:
         if not self.stands(recorded):
             return None
         value = digest.parse(recorded.value)
-        return Raised(StepError.of_record(value), reused=True) if recorded.error else Done(value, reused=True)
+        if recorded.error:
+            return self._raise(asking.key, StepError.of_record(value), reused=True)
+        if asking.key.kind in _ACCEPTING:
+            value.pop("passed", None)
+        return Done(value, reused=True)
 
     def stands(self, step: Step) -> bool:
         """Whether the general rule answers from this step. What a parked strand has seen fail it sees fail again, passed or not: it
         comes no further than it had come."""
-        passed = step.error and (self.passed(step) or self._is_parked(step.key.strand))
-        return isinstance(decide(step, passed), Reuse)
+        return isinstance(decide(step, self.passed(step) or self._is_parked(step.key.strand)), Reuse)
 
     def passed(self, step: Step) -> bool:
-        """Whether the script went on past this error in an earlier execution."""
-        return step.error and step.value is not None and digest.parse(step.value).get("passed") is True
+        """Whether the step did not fail, or failed and the run goes on from that: the script went on past the error in an earlier
+        execution, or had asked for the failure as a value, and that execution did not end with it."""
+        if step.value is None:
+            return not step.error
+        if step.error:
+            return digest.parse(step.value).get("passed") is True
+        # Most values are as long as their output: only one that may have the mark is taken apart.
+        marked = step.key.kind in _ACCEPTING and '"passed":false' in step.value
+        return not (marked and digest.parse(step.value).get("passed") is False)
 
     def went_on(self, strand: str) -> None:
         """The strand asks for its next step, or ended well: what it saw fail was caught, and replays as it was."""
@@ -149,6 +167,44 @@ class Journal:
         handed = self._unpassed.get(strand)
         if handed:
             self._unpassed.setdefault(other, []).extend(handed)
+
+    def fail(self, asking: Asking, error: StepError, **more: Json) -> Raised:
+        """Records the error as the step's outcome, with what else is to be known of it, and gives the strand its answer."""
+        self.finish(asking, {**more, **error.to_record()}, error=True)
+        return self._raise(asking.key, error)
+
+    def _raise(self, key: StepKey, error: StepError, *, reused: bool = False) -> Raised:
+        self.failed(key)
+        self._raised.append(key)
+        return Raised(msgspec.structs.replace(error, step=len(self._raised)), reused=reused)
+
+    def failed(self, key: StepKey) -> None:
+        """In this execution the script saw that step fail: by an error, or by a value that it had asked for."""
+        self._failures[key] = None
+
+    def ended(self, error: StepError) -> None:
+        """The script has ended with that error. What it rests on is tried again by the next execution, whether or not it was caught on the
+        way: the step whose error it is, with the joins through which it came; or, where the script itself found that it failed, every
+        failure that it saw, since nobody can tell on which of them that rests. After a mistake of the script, which is mended by an
+        edit, and after what is never recorded, everything stands.
+        """
+        if error.step:
+            key = self._raised[error.step - 1]
+            keys = [key, *(each for each in self._failures if each.kind == "join" and self._has_ended(each, key.strand))]
+        else:
+            keys = list(self._failures) if error.kind in _OWN and not error.usage else []
+        for key in keys:
+            step = self._store.get_step(self._run, key)
+            if step is not None and step.value is not None and self.passed(step):
+                value = {**digest.parse(step.value), "passed": False}
+                self._store.put_step(self._run, msgspec.structs.replace(step, value=digest.canonical(value)))
+
+    def _has_ended(self, join: StepKey, strand: str) -> bool:
+        """Whether a join that failed ended that strand, as the one that decided it or as one that it cancelled."""
+        step = self._store.get_step(self._run, join)
+        value = digest.parse(step.value) if step is not None and step.value is not None else {}
+        labels = [value.get("decided"), *value.get("cancelled", ())]
+        return any(label is not None and (strand == label or strand.startswith(label + "/")) for label in labels)
 
     def start(self, asking: Asking, value: Json = None) -> None:
         """Records that the step's effect is about to happen; `value` is what a resumed execution needs to know of it."""

@@ -13,7 +13,7 @@ from sparkles.engine.commands import Answer, Done, Raised, StepError, Wait, refu
 from sparkles.engine.events import Noticed, Progressed, Report
 from sparkles.engine.journal import Asking, Journal
 from sparkles.errors import NotFound
-from sparkles.model import Counts, Digest, JobId, Json, TaskState
+from sparkles.model import Counts, Digest, JobId, Json, StepState, TaskState
 from sparkles.ports import Clock, Content, FailureGroup, JobStore
 from sparkles.units import plural
 
@@ -94,6 +94,7 @@ class WaitSteps:
         self._report = report
         self._serve = serve
         self._to_reset = set() if keep_failed else set(earlier)
+        self._seen: set[str] = set()
         self._to_check = set(earlier)
         self._run = run
         self._open: set[str] = set()
@@ -113,18 +114,21 @@ class WaitSteps:
         replayed = self._journal.replayed(asking)
         if replayed is not None and asking.recorded is not None and asking.recorded.value is not None:
             if digest.parse(asking.recorded.value)["outcome"] == self._outcome(command.jobs):
-                self._to_reset.difference_update(command.jobs)
-                return replayed if isinstance(replayed, Raised) else self._answer(command, reused=True)
+                self._seen.update(command.jobs)
+                return replayed if isinstance(replayed, Raised) else self._answer(asking, command, reused=True)
             if isinstance(replayed, Raised) and replayed.error.kind == "WaitTimeout":
                 return replayed
             self._report(Noticed(text=f"{', '.join(command.jobs)} changed since this run waited for it; waiting again"))
-        self._reset(command.jobs)
+        ended_run = asking.recorded is not None and asking.recorded.state is StepState.DONE and replayed is None
+        self._reset(command.jobs, always=ended_run)
         self._journal.start(asking)
         return JobsWait(self, asking, command)
 
-    def _reset(self, job_ids: tuple[str, ...]) -> None:
+    def _reset(self, job_ids: tuple[str, ...], *, always: bool) -> None:
+        """Lets failed tasks be tried again, once in an execution; not those whose outcome the script has been given already, except where
+        the wait that is performed anew is what ended the run (`always`)."""
         for job_id in job_ids:
-            if job_id in self._to_reset:
+            if job_id in self._to_reset and (always or job_id not in self._seen):
                 self._to_reset.discard(job_id)
                 count = self._store.reset_tasks(job_id, {TaskState.FAILED, TaskState.CANCELLED})
                 if count:
@@ -148,10 +152,12 @@ class WaitSteps:
     def _outcome(self, job_ids: tuple[str, ...]) -> list[str]:
         return [self._store.state_digest(job_id) for job_id in job_ids]
 
-    def _answer(self, command: Wait, *, reused: bool) -> Done:
+    def _answer(self, asking: Asking, command: Wait, *, reused: bool) -> Done:
         found = []
         for job_id in command.jobs:
             counts = self._store.count_tasks(job_id)
+            if counts.failed or counts.cancelled:
+                self._journal.failed(asking.key)
             found.append(
                 {
                     "id": job_id,
@@ -162,27 +168,24 @@ class WaitSteps:
             )
         return Done({"jobs": found}, reused=reused)
 
-    def _fail(self, asking: Asking, outcome: Json, error: StepError) -> Raised:
-        self._journal.finish(asking, {"outcome": outcome, **error.to_record()}, error=True)
-        return Raised(error)
-
     def end(self, asking: Asking, command: Wait, counts: dict[str, Counts]) -> Done | Raised:
         """Records the outcome of jobs that are done."""
         outcome = self._outcome(command.jobs)
         bad = [job_id for job_id in command.jobs if counts[job_id].failed or counts[job_id].cancelled]
         if not bad or command.allow_failures:
             self._journal.finish(asking, {"outcome": outcome})
-            return self._answer(command, reused=False)
+            return self._answer(asking, command, reused=False)
         job_id = bad[0]
         first = self._store.list_tasks(job_id, limit=10, states={TaskState.FAILED})
         message = "; ".join(failure_sentence(self._store, each, counts[each]) for each in bad)
         fields: dict[str, Json] = {"job": job_id, "failed": [task.index for task in first]}
-        return self._fail(asking, outcome, StepError(message, kind="JobFailed", fields=fields))
+        return self._journal.fail(asking, StepError(message, kind="JobFailed", fields=fields), outcome=outcome)
 
     def expire(self, asking: Asking, command: Wait) -> Raised:
         """Records that the time is over; the jobs go on."""
         message = f"wait: {', '.join(command.jobs)} did not end within {command.timeout_s:g} s"
-        return self._fail(asking, None, StepError(message, kind="WaitTimeout", fields={"job": command.jobs[0]}))
+        error = StepError(message, kind="WaitTimeout", fields={"job": command.jobs[0]})
+        return self._journal.fail(asking, error, outcome=None)
 
     def count(self, job_id: str) -> Counts:
         """Counts a job that is being waited for."""

@@ -168,7 +168,9 @@ class PlanSession:
         self._files.may_make(f"the shell command at {command.position} has run", self._options.root)
         if before is None or before.value is None:
             raise Unplannable
-        return ask.Done(digest.parse(before.value))
+        value = digest.parse(before.value)
+        value.pop("passed", None)
+        return ask.Done(value)
 
     def _begin_step(self, strand: str, command: ask.StepBegin) -> ask.Answer:
         try:

@@ -20,7 +20,7 @@ class Reuse(msgspec.Struct, frozen=True):
 
 
 class Execute(msgspec.Struct, frozen=True):
-    """Carry it out. `why` is one of: never ran, was interrupted, ended the run, changed."""
+    """Carry it out. `why` is one of: never ran, was interrupted, ended the run, failed before the run ended, changed."""
 
     why: str
     notice: str = ""
@@ -31,15 +31,15 @@ def decide(step: Step | None, passed: bool) -> Reuse | Execute:
 
     Args:
         step: What is recorded under the key, or None.
-        passed: Whether the script went on past it; looked at for errors only. Such an error was caught and replays as it was; the
-            one that ended the run is tried again.
+        passed: Whether its outcome is one that the run goes on from. An error that was caught is, and replays as it was; what ended the
+            run (see `Journal.ended`) is not, and is tried again.
     """
     if step is None:
         return Execute("never ran")
     if step.state is StepState.STARTED:
         return Execute("was interrupted")
-    if step.error and not passed:
-        return Execute("ended the run")
+    if not passed:
+        return Execute("ended the run" if step.error else "failed before the run ended")
     return Reuse()
 
 

@@ -65,6 +65,8 @@ class ShellSteps:
         asking = self._journal.ask_for(strand, command)
         replayed = self._journal.replayed(asking)
         if replayed is not None:
+            if isinstance(replayed, Done) and replayed.value["exitCode"]:
+                self._journal.failed(asking.key)
             return replayed
         self._journal.start(asking)
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -110,6 +112,8 @@ class ShellSteps:
         }
         if not timed_out and (code == 0 or wait.command.allow_failure):
             self._journal.finish(wait.asking, value)
+            if code:
+                self._journal.failed(wait.asking.key)
             return Done(value)
         shown = wait.command.command if isinstance(wait.command.command, str) else " ".join(wait.command.command)
         if timed_out:
@@ -121,9 +125,7 @@ class ShellSteps:
         return self._fail(wait.asking, message, {key: value[key] for key in ("exitCode", "stdout", "stderr")})
 
     def _fail(self, asking: Asking, message: str, fields: dict[str, Json]) -> Raised:
-        error = StepError(message, kind="ShellFailed", fields=fields)
-        self._journal.finish(asking, error.to_record(), error=True)
-        return Raised(error)
+        return self._journal.fail(asking, StepError(message, kind="ShellFailed", fields=fields))
 
 
 class ShellWait:

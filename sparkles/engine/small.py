@@ -102,9 +102,7 @@ class SmallSteps:
             raise InternalError("the end of a step that was not begun")
         if command.error is not None:
             error = command.error
-            if not error.usage:
-                self._journal.finish(asking, error.to_record(), error=True)
-            return Raised(error)
+            return Raised(error) if error.usage else self._journal.fail(asking, error)
         self._journal.finish(asking, command.value)
         return Done(command.value)
 

@@ -95,6 +95,9 @@ class NoJournal(Journal):
     def finish(self, asking: Asking, value: Json, *, error: bool = False) -> None:
         """Does nothing."""
 
+    def failed(self, key: StepKey) -> None:
+        """Does nothing."""
+
     def went_on(self, strand: str) -> None:
         """Does nothing."""
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from sparkles.engine import commands as ask
 from sparkles.engine.commands import Answer, Asked, Done, Ended, Raised, StepError, Unrecorded
 from sparkles.errors import InternalError, RunCancelled, SpecError, UsageError
@@ -172,8 +174,7 @@ class ScriptHost:
         elif type(answer) is Raised:
             if answer.strand in self._carried:
                 return _CARRIED, answer.strand
-            error = answer.error
-            data = to_lua({"message": error.message, "kind": error.kind, "fields": error.fields, "usage": error.usage})
+            data = to_lua(msgspec.structs.asdict(answer.error))
             how = _RAISED
         elif type(answer) is Unrecorded:
             return _RUN, None
@@ -184,13 +185,7 @@ class ScriptHost:
         return how, data
 
     def _failed(self, strand: int, error: dict[str, Any]) -> Ended:
-        position = _text(error["position"])
-        return Ended(
-            strand,
-            error=StepError(_text(error["message"]), error["kind"], error["fields"] or {}, error["usage"]),
-            position=position,
-            traceback=_text(error["traceback"]),
-        )
+        return Ended(strand, _error(error), _text(error["position"]), _text(error["traceback"]))
 
     # What Lua calls: bytes in, bytes out.
 
@@ -266,6 +261,10 @@ def _text(value: str | bytes) -> str:
     return value if isinstance(value, str) else value.decode("utf-8", "replace")
 
 
+def _error(value: dict[str, Any]) -> StepError:
+    return StepError(_text(value["message"]), value["kind"], value["fields"] or {}, value["usage"], value.get("step", 0))
+
+
 _NULLABLE = {b"readJson"}  # whose null is a value; elsewhere None is nil
 
 
@@ -301,9 +300,7 @@ def _step_end(position: str, sent: bytes, _rest: None) -> ask.Command:
     error = value.get("error")
     if error is None:
         return ask.StepEnd(position=position, value=value.get("value"))
-    return ask.StepEnd(
-        position=position, error=StepError(_text(error["message"]), error["kind"], error["fields"], error["usage"])
-    )
+    return ask.StepEnd(position=position, error=_error(error))
 
 
 def _shell(position: str, sent: bytes, _rest: None) -> ask.Command:

@@ -100,6 +100,7 @@ H.where = where
 -- Errors ------------------------------------------------------------------------------------------------------------------------
 
 local error_fields = setmetatable({}, weak_keys)
+local steps_of = setmetatable({}, weak_keys) -- such an error -> the number of the recorded step that raised it
 local ERROR = { __metatable = "error", __name = "error" }
 ERROR.__tostring = function(e) return (e.position ~= "" and e.position .. ": " or "") .. real_tostring(e.message) end
 ERROR.__concat = function(a, b) return H.text(a) .. H.text(b) end
@@ -125,7 +126,9 @@ function H.raise(e, position)
   if fields and fields.position then -- a mistake found later than it was made: the host knows the line
     position, fields.position = fields.position, nil
   end
-  real_error(error_value(e.message, e.kind, e.fields, e.usage, position or where()), 0)
+  local value = error_value(e.message, e.kind, e.fields, e.usage, position or where())
+  steps_of[value] = e.step
+  real_error(value, 0)
 end
 
 function H.fail(message, opts)
@@ -225,7 +228,8 @@ H.split_position = split_position
 -- An error of any kind as {message, kind, fields, usage, position}.
 function H.describe(e, position)
   if type(e) == "table" and metatable_of(e) == ERROR then
-    return { message = real_tostring(e.message), kind = e.kind, fields = error_fields[e], usage = e.usage, position = e.position }
+    local message, fields = real_tostring(e.message), error_fields[e]
+    return { message = message, kind = e.kind, fields = fields, usage = e.usage, position = e.position, step = steps_of[e] }
   end
   local text
   if type(e) == "string" then

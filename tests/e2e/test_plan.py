@@ -283,14 +283,22 @@ def test_the_jobs_of_a_loop_are_compared_each_with_its_own(site):
 
 CAUGHT = """local ok = pcall(run, JobBuilder("bad"):setCommandTemplate("exit 3"))
 writeText("after.txt", tostring(ok))
-fail("stop")
 """
 
 
 def test_a_caught_failure_is_planned_as_it_would_replay(site):
-    script(site, CAUGHT)
+    script(site, CAUGHT + 'shell("exit 4")\n')
     sparkles(site, "run", "workflow.lua", code=1)
-    assert verdicts(plan(site)) == [("reused", "submit"), ("reused", "wait"), ("reused", "write")]
+    replayed = [("reused", "submit"), ("reused", "wait"), ("reused", "write")]
+    assert verdicts(plan(site)) == [*replayed, ("would run", "shell")]
+
+
+def test_what_a_run_that_its_script_gave_up_tries_again_is_planned(site):
+    script(site, 'local done = shell("exit 3", {allowFailure = true})\n' + CAUGHT + 'fail("stop")\n')
+    sparkles(site, "run", "workflow.lua", code=1)
+    (step,) = plan(site)[:1]
+    assert (step["verdict"], step["why"]) == ("would run", "it failed before the run ended")
+    sparkles(site, "replay", "LAST")
 
 
 def test_a_failure_that_ended_the_run_is_tried_again(site):

@@ -210,3 +210,28 @@ def test_cleaned_jobs_are_named(site):
     run, shown = lines(site)
     assert any(f"{job} (1 task; its record was cleaned on " in line for line in shown)
     assert f"the record of {job} was cleaned, and its results with it" in site.sparkles("replay", run, code=1).stderr
+
+
+# Errors
+
+
+RAISED_AGAIN = [
+    'local ok, e = pcall(shell, "test -e ready") if not ok then log("after: %s", e.kind) error(e) end',
+    'local ok, e = pcall(shell, "test -e ready") writeText("status.txt", tostring(ok)) assert(ok, e)',
+    'local ok, e = pcall(run, JobBuilder("j"):setCommandTemplate("test -e ROOT/ready")) if not ok then log("x") error(e, 0) end',
+    'local f = {a = function() shell("test -e ready") end, b = function() sleep(9) end}\n'
+    'local ok, e = pcall(parallel, f) log("x") if not ok then error(e) end',
+    'map({1}, function() local ok, e = pcall(shell, "test -e ready") log("x") if not ok then error(e) end end)',
+    'local ok, e = pcall(shell, "test -e ready") log("x") if not ok then error("stage 1: " .. e) end',
+    'local r = run(JobBuilder("j"):setCommandTemplate("test -e ROOT/ready"), {allowFailures = true})\n'
+    'if r.failedCount > 0 then fail("too many failed") end',
+]
+
+
+@pytest.mark.parametrize("text", RAISED_AGAIN)
+def test_an_error_that_was_raised_again_is_tried_again(site, text):
+    script(site, text.replace("ROOT", str(site.folder)))
+    for _ in range(2):
+        assert "can go on" in site.sparkles("run", "workflow.lua", code=1).stderr
+    (site.folder / "ready").touch()
+    site.sparkles("run", "workflow.lua")
