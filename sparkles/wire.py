@@ -36,12 +36,14 @@ class Manifest(Value, frozen=True):
 
 
 class JobDocument(Value, frozen=True):
-    """A job, its manifest and how its tasks are spread over shards (`shard_size` tasks each, in order of index)."""
+    """A job, its manifest and how its tasks are spread over shards (`shard_size` tasks each, in order of index). `fingerprints` is the
+    digest of the object of that name, or ""."""
 
     schema: int
     job: Job
     manifest: Manifest
     shard_size: int
+    fingerprints: str = ""
 
 
 class ManifestRow(Value, frozen=True):

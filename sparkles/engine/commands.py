@@ -17,7 +17,7 @@ from sparkles.model import Json, OutputGlob, RetryPolicy
 
 
 class FileDraft(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An input as the author named it: a path, a glob, a gs:// URL, or an artifact of an earlier task.
+    """An input as the author named it: a path, a glob, or an artifact of an earlier task.
 
     `artifact` is {job, index, name, digest}; with it `src` is empty. `dst` is the path in the task (None: the base name; a folder
     where it ends with "/").

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 from sparkles import digest, hints, rows
@@ -64,9 +65,6 @@ def bring(
 
     landing = None if only_count else Landing(dest)
 
-    def task_of(outcome: Outcome) -> int:
-        return _bring_task(outcome, blobs, dest, landing)
-
     with landing or nullcontext(), ThreadPoolExecutor(blobs.transfers) as pool:
         wanted = (outcome for outcome in found if indexes is None or outcome.task.index in indexes)
         while page := list(itertools.islice(wanted, PAGE)):
@@ -74,7 +72,8 @@ def bring(
                 task, attempt = outcome.task, outcome.attempt
                 code = attempt.exit_code if attempt is not None else task.exit_code
                 table.append({"index": task.index, "state": str(task.state), "exit_code": code, **scalars(outcome.params)})
-            written += sum(pool.map(task_of, page) if blobs.transfers > 1 else map(task_of, page))
+            files = (file for outcome in page for file in _files(outcome, blobs, dest, landing))
+            written += sum(pool.map(_call, files) if blobs.transfers > 1 else map(_call, files))
         if indexes is None:
             written += _write(dest / "tasks.csv", rows.format_csv(table), landing)
     return written
@@ -102,18 +101,32 @@ def unfinished(store: JobStore, job_id: str, index: int | None = None) -> str:
     )
 
 
-def _bring_task(outcome: Outcome, blobs: Blobs, dest: Path, landing: Landing | None) -> int:
-    """What one task left; without `landing` its files are only counted."""
+def _files(outcome: Outcome, blobs: Blobs, dest: Path, landing: Landing | None) -> Iterator[Callable[[], int]]:
+    """What one task left, each file as a call that brings it, or without `landing` only counts it. An output may have the name of the log
+    or of the results, which come after it."""
     task, attempt = outcome.task, outcome.attempt
     if attempt is None:
-        return 0
-    written = 0
+        return
     folder = dest / str(task.index)
+    calls: dict[str, list[Callable[[], int]]] = {}
     for output in attempt.outputs:
-        written += _bring(blobs, output, attempt.ref, folder / output.name, landing)
+        calls[output.name] = [partial(_bring, blobs, output, attempt.ref, folder / output.name, landing)]
     if attempt.results is not None:
-        written += _write(folder / "results.json", attempt.results.encode(), landing)
-    return written + _bring_log(blobs, attempt.ref, folder / "output.log", landing, always=task.state is TaskState.FAILED)
+        data = attempt.results.encode()
+        calls.setdefault("results.json", []).append(partial(_write, folder / "results.json", data, landing))
+    failed = task.state is TaskState.FAILED
+    log = partial(_bring_log, blobs, attempt.ref, folder / "output.log", landing, always=failed)
+    calls.setdefault("output.log", []).append(log)
+    for each in calls.values():
+        yield partial(_in_turn, each)
+
+
+def _call(bring: Callable[[], int]) -> int:
+    return bring()
+
+
+def _in_turn(calls: list[Callable[[], int]]) -> int:
+    return sum(call() for call in calls)
 
 
 def scalars(params: dict[str, object]) -> dict[str, Json]:

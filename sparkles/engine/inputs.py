@@ -194,7 +194,7 @@ def _check_local(src: str) -> None:
         return
     if match[1].lower() == "gs":
         raise SpecError(
-            f"{src}: a gs:// URL needs the cloud backend; the local backend reads files of this machine: copy it here"
+            f"{src}: objects of a bucket are not read as inputs yet: copy it to this machine (gcloud storage cp) and name the file"
         )
     raise SpecError(
         f"{src}: expected a path on this machine, found a {match[1]}:// URL; fetch it first, in a task or with shell"

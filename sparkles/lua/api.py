@@ -155,7 +155,7 @@ RECORDS: tuple[Record, ...] = (
         "FileSpec",
         "An input of a task.",
         (
-            Field("src", "string|Artifact", "A path or glob on this machine, a gs:// URL, or an artifact of an earlier task."),
+            Field("src", "string|Artifact", "A path or glob on this machine, or an artifact of an earlier task."),
             _opt("dst", "string", "Its path in the task's directory; a folder where it ends with `/`.", "the base name"),
             _opt("link", "boolean", "The task gets a read-only link instead of a copy of its own: for large inputs.", "false"),
         ),
@@ -316,7 +316,7 @@ FUNCTIONS: tuple[Function, ...] = (
     ),
     _setter(
         "addFiles",
-        "Inputs that each task finds in its directory: paths, globs, gs:// URLs, {src=, dst=} tables, artifacts of earlier tasks, or lists "
+        "Inputs that each task finds in its directory: paths, globs, {src=, dst=} tables, artifacts of earlier tasks, or lists "
         "of these.",
         rest=Field("files", "string|FileSpec|Artifact|table", "The inputs."),
         example='job:addFiles("fit.py", {src = "data/train.csv", dst = "train.csv"}, earlier.tasks[1].outputs["model.bin"])',
@@ -340,7 +340,8 @@ FUNCTIONS: tuple[Function, ...] = (
     ),
     _setter(
         "setSecretEnv",
-        'Environment variables whose values are never stored: "env:NAME", "k8s:SECRET/KEY" or "gcp:SECRET".',
+        'Environment variables whose values are never stored: "env:NAME" of the worker. "k8s:SECRET/KEY" and "gcp:SECRET" are checked and '
+        "carried; workers that are processes cannot resolve them, and their tasks fail as config.",
         Field("refs", "map<string>", "Name to reference."),
     ),
     _setter("setWorkDir", "Where in its directory a task's command starts.", Field("path", "string", "Relative.")),

@@ -17,7 +17,7 @@ function JobBuilderMethods:setCommandTemplate(template) end
 ---@return JobBuilder
 function JobBuilderMethods:createTasksFor(rows, fn) end
 
---- Inputs that each task finds in its directory: paths, globs, gs:// URLs, {src=, dst=} tables, artifacts of earlier tasks, or lists of these.
+--- Inputs that each task finds in its directory: paths, globs, {src=, dst=} tables, artifacts of earlier tasks, or lists of these.
 ---@param ... string|FileSpec|Artifact|table The inputs.
 ---@return JobBuilder
 function JobBuilderMethods:addFiles(...) end
@@ -42,7 +42,7 @@ function JobBuilderMethods:setResources(resources) end
 ---@return JobBuilder
 function JobBuilderMethods:setEnv(vars) end
 
---- Environment variables whose values are never stored: "env:NAME", "k8s:SECRET/KEY" or "gcp:SECRET".
+--- Environment variables whose values are never stored: "env:NAME" of the worker. "k8s:SECRET/KEY" and "gcp:SECRET" are checked and carried; workers that are processes cannot resolve them, and their tasks fail as config.
 ---@param refs table<string, string> Name to reference.
 ---@return JobBuilder
 function JobBuilderMethods:setSecretEnv(refs) end
@@ -187,7 +187,7 @@ function ResultMethods:table(columns) end
 
 --- An input of a task.
 ---@class FileSpec
----@field src string|Artifact A path or glob on this machine, a gs:// URL, or an artifact of an earlier task.
+---@field src string|Artifact A path or glob on this machine, or an artifact of an earlier task.
 ---@field dst? string Its path in the task's directory; a folder where it ends with `/`. (default: the base name)
 ---@field link? boolean The task gets a read-only link instead of a copy of its own: for large inputs. (default: false)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import sqlite3
@@ -45,7 +46,7 @@ class CloudSite(CloudProject):
         """The arguments that a driver with fleet = "none" wants `consume` to be started with."""
         command.wait_for("start workers by hand")
         told = next(line for line in command.stderr.splitlines() if "start workers by hand" in line)
-        return told.partition(": consume ")[2].split()
+        return shlex.split(told.partition(": consume ")[2])
 
     # What is stored, seen past the commands and past whatever stands between them and the emulators
 

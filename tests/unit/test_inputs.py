@@ -106,7 +106,8 @@ def test_a_file_that_many_tasks_name_is_stored_once(files: RunFiles) -> None:
         (FileDraft(""), "files[1].src: expected a path, a pattern or an artifact, found an empty text"),
         (
             FileDraft("gs://bucket/x"),
-            "files[1]: gs://bucket/x: a gs:// URL needs the cloud backend; the local backend reads files of this machine: copy it here",
+            "files[1]: gs://bucket/x: objects of a bucket are not read as inputs yet: copy it to this machine (gcloud storage cp) and"
+            " name the file",
         ),
         (
             FileDraft("https://host/*.txt"),

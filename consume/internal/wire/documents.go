@@ -54,6 +54,8 @@ type JobDocument struct {
 	Job       Job      `json:"job"`
 	Manifest  Manifest `json:"manifest"`
 	ShardSize int      `json:"shard_size"`
+	// Fingerprints is the digest of the object of that name, or "": a worker does not read it.
+	Fingerprints string `json:"fingerprints" default:""`
 }
 
 // ManifestRow is one line of the manifest: a task's definition, which never changes. SameFiles: its inputs are those of the line before it

@@ -64,7 +64,7 @@ class GoogleBlobs:
             executable, private = bool(before.st_mode & 0o111), not before.st_mode & 0o004
             known = self._digests.get(where, before) if self._cache.is_dir() else None
             if known is not None:
-                if known not in self._present:
+                if not self._known(known):
                     self._uploads.begin(lambda: self._put_known(known, Path(where), path, before))
                 return Artifact(str(path), known, before.st_size, executable, private)
             try:
@@ -78,7 +78,7 @@ class GoogleBlobs:
                 raise UsageError(f"{path}: was removed while it was read; submit again") from error
             except OSError as error:
                 raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
-        if found not in self._present:
+        if not self._known(found):
             if size <= SMALL_BYTES:
                 self._uploads.begin(lambda: self._put(found, data), size)
             else:
@@ -102,7 +102,7 @@ class GoogleBlobs:
     def put_bytes(self, data: bytes) -> Digest:
         """See Content."""
         found = of_bytes(data)
-        if found not in self._present:
+        if not self._known(found):
             self._put(found, bytes(data))
         return found
 
@@ -125,8 +125,12 @@ class GoogleBlobs:
         asked = set(digests)
         for digest in asked:
             check_digest(digest, "missing")
-        unknown = [digest for digest in asked if time.time() - self._present.get(digest, 0.0) > TOUCH_AFTER_S]
+        unknown = [digest for digest in asked if not self._known(digest)]
         return {digest for digest, there in zip(unknown, self._bucket.each(self._is_there, unknown), strict=True) if not there}
+
+    def _known(self, digest: Digest) -> bool:
+        """Whether this process has seen the content lately: `clean` of another may remove what is not used for an hour."""
+        return time.time() - self._present.get(digest, 0.0) <= TOUCH_AFTER_S
 
     def place(
         self, digest: Digest, target: Path, *, executable: bool = False, private: bool = False, link: bool = False

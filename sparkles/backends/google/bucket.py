@@ -267,5 +267,5 @@ def _can_help(error: Exception) -> bool:
     if isinstance(error, api_errors.GoogleAPICallError):
         return error.code in _RETRYABLE
     if isinstance(error, auth_errors.GoogleAuthError):
-        return isinstance(error, auth_errors.TransportError)
+        return isinstance(error, auth_errors.TransportError) or error.retryable
     return isinstance(error, requests.ConnectionError | requests.Timeout | DataCorruption)

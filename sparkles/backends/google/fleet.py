@@ -6,6 +6,7 @@ Where the program is: setting `consume`, then PATH, then what `make consume` bui
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
@@ -127,7 +128,7 @@ class HandStarted:
         raise UsageError(f'fleet = "none": no worker is started; start one by hand: {self._command(pool)}')
 
     def _command(self, pool: str) -> str:
-        return "consume " + " ".join(arguments(self._place, pool, "w-1", "/tmp/consume"))  # noqa: S108 - an example
+        return shlex.join(["consume", *arguments(self._place, pool, "w-1", "/tmp/consume")])  # noqa: S108 - an example
 
     def describe(self) -> list[str]:
         """See Fleet."""

@@ -15,7 +15,7 @@ from sparkles.backends.google.bucket import Bucket
 from sparkles.backends.google.job_store import GoogleJobStore
 from sparkles.backends.local import process
 from sparkles.engine import retry
-from sparkles.errors import BackendError, Conflict, NotFound
+from sparkles.errors import BackendError, Conflict, Damaged, NotFound
 from sparkles.model import Attempt, Claim, FailureClass, Finish, Worker
 from sparkles.ports import Clock
 
@@ -41,13 +41,19 @@ class Healer:
         return [sentence for sentence in sentences if sentence]
 
     def _recover(self, worker: Worker, how: str) -> str:
+        """What was done, for people; "" where nothing was, or where what it left cannot be read now: its claims wait for the next time."""
         where = f"worker {worker.id} (pid {worker.process.pid} on {worker.process.host})"
         if process.liveness(worker.process) != "elsewhere":
             left = process.end_processes(lambda: _processes_of(worker), grace_s=GRACE_S)
             if left:
                 pids = ", ".join(map(str, left))
                 return f"{where} {how}, and processes of its tasks outlive SIGKILL: {pids}; its tasks wait until they are gone"
-        finishes = [self._finish(claim, worker, how) for claim in self._jobs.list_claims(worker.id)]
+        try:
+            finishes = [self._finish(claim, worker, how) for claim in self._jobs.list_claims(worker.id)]
+        except BackendError as error:
+            if not error.retryable:
+                raise
+            return ""
         accepted = self._jobs.finish(finishes)
         lost = sum(
             done and finish.attempt.failure is FailureClass.LOST for finish, done in zip(finishes, accepted, strict=True)
@@ -77,11 +83,12 @@ class Healer:
         return retry.conclude(record, claim, spec, now_ms)  # the end is by another machine's clock
 
     def _record(self, claim: Claim) -> Attempt | None:
-        """The complete record that the claim's holder left, or None."""
+        """The complete record that the claim's holder left, or None. Raises BackendError where that cannot be told: the task may have ended
+        well."""
         name = names.attempt(claim.ref, "result.json")
         try:
             found = wire.decode_attempt(self._bucket.get(name), self._bucket.url(name))
-        except BackendError:
+        except (NotFound, Damaged):
             return None
         return found if found.token == claim.token else None
 

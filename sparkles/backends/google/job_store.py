@@ -12,7 +12,7 @@ from functools import partial
 import msgspec
 from msgspec.structs import replace
 
-from sparkles import wire
+from sparkles import digest, wire
 from sparkles.backends import messages
 from sparkles.backends.google import names, shard
 from sparkles.backends.google.bucket import Bucket
@@ -105,7 +105,7 @@ class GoogleJobStore(Tasks):
                 rows[ref.index - 1] = replace(row, attempt=max(row.attempt, ref.attempt))
         manifest, data, fingerprints = writer.finish()
         size = self._shard_size or size_for(len(rows), self._max_workers)
-        document = JobDocument(SCHEMA, replace(job, count=len(rows)), manifest, size)
+        document = JobDocument(SCHEMA, replace(job, count=len(rows)), manifest, size, digest.of_bytes(fingerprints))
         _entity(document)  # what is too large is refused before anything is written
         document = replace(document, job=replace(document.job, sequence=self._next_sequence()))
         entity = _entity(document)

@@ -10,11 +10,12 @@ import threading
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 
-from sparkles import wire
+from sparkles import digest, wire
 from sparkles.backends.google import names
 from sparkles.backends.google.bucket import Bucket
 from sparkles.backends.google.datastore import Datastore
 from sparkles.backends.google.shards import Shards
+from sparkles.backends.names import check_artifact_name
 from sparkles.errors import NotFound
 from sparkles.model import Attempt, AttemptRef, Digest
 from sparkles.wire import JobDocument, TaskRow
@@ -65,7 +66,7 @@ class Reuse:
         return self.whole_borrowed(row)
 
     def _list(self, job: JobDocument) -> bytes:
-        """The job's fingerprints, 32 bytes each."""
+        """The job's fingerprints, 32 bytes each; none where they are not what was submitted: no result is taken for another's."""
         key = (job.job.id, job.job.sequence)
         with self._lock:
             if key in self._lists:
@@ -74,6 +75,8 @@ class Reuse:
         try:
             data = self._bucket.get(names.fingerprints(job.job.id))
         except NotFound:
+            return b""
+        if job.fingerprints and digest.of_bytes(data) != job.fingerprints:
             return b""
         with self._lock:
             self._lists[key] = data
@@ -147,12 +150,14 @@ class Reuse:
         return {index: attempt for index, attempt in found.items() if attempt is not None}
 
     def whole_record(self, attempt: Attempt, row: TaskRow) -> Attempt:
-        """The record with what the shard leaves out."""
-        return self._read(attempt) if attempt.ref.attempt in row.stored else attempt
+        """The record with what the shard leaves out. Raises BackendError where an output's name is none: names become paths."""
+        return _checked(self._read(attempt) if attempt.ref.attempt in row.stored else attempt)
 
     def whole_borrowed(self, row: TaskRow) -> Attempt | None:
-        """The whole of the record that the task has from another job's; None where it has none."""
-        return self._read(row.borrowed) if row.borrowed is not None and 0 in row.stored else row.borrowed
+        """The whole of the record that the task has from another job's; None where it has none. Raises as `whole_record`."""
+        if row.borrowed is None:
+            return None
+        return _checked(self._read(row.borrowed) if 0 in row.stored else row.borrowed)
 
     def _read(self, attempt: Attempt) -> Attempt:
         name = names.attempt(attempt.ref, "result.json")
@@ -161,3 +166,9 @@ class Reuse:
         except NotFound:
             return attempt
         return found if found.token == attempt.token else attempt
+
+
+def _checked(attempt: Attempt) -> Attempt:
+    for output in attempt.outputs:
+        check_artifact_name(output.name, f"read the record of {attempt.ref.job}/{attempt.ref.index}")
+    return attempt
