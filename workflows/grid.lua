@@ -30,5 +30,5 @@ local job = JobBuilder("grid")
   :setResources { cpu = p.cpu }
 
 local result = run(job)
-writeCsv(p.table, result:table())
+writeCsv(p.table, result:table(), { nested = true })
 log("%d combinations; the table is in %s", result.total, p.table)

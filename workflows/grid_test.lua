@@ -56,3 +56,12 @@ test("a path is a text", function()
   local run = runWorkflow("grid", { lists = "dir=../data, a..b", command = "f {dir}" })
   expect(run:job("grid").tasks[1].params):equals { dir = "../data" }
 end)
+
+test("a list or map in results.json is JSON in the table", function()
+  onSubmit("grid", { { results = { loss = 1, deep = { 1, 2 } } }, { results = { loss = 2, deep = { k = { "v" } } } } })
+  local run = runWorkflow("grid", { lists = "a=1,2", command = "f {a}" })
+  expect(run.ok):isTrue()
+  local rows = run:writtenCsv("grid.csv")
+  expect(rows[1].deep):equals("[1,2]")
+  expect(rows[2].deep):equals('{"k":["v"]}')
+end)

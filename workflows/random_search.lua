@@ -37,5 +37,5 @@ table.sort(ranked, function(a, b)
   if p.goal == "least" then return a[p.metric] < b[p.metric] end
   return a[p.metric] > b[p.metric]
 end)
-writeCsv(p.table, ranked)
+writeCsv(p.table, ranked, { nested = true })
 log("best of %d: task %d with %s %g; the table is in %s", #ranked, ranked[1].index, p.metric, ranked[1][p.metric], p.table)

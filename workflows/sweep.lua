@@ -28,5 +28,5 @@ local job = JobBuilder("sweep")
   :setResources { cpu = p.cpu }
 
 local result = run(job, { allowFailures = p.allowFailures })
-writeCsv(p.table, result:table())
+writeCsv(p.table, result:table(), { nested = true })
 log("%d of %d tasks succeeded; the table is in %s", result.counts.succeeded, result.total, p.table)

@@ -40,3 +40,12 @@ test("a file without rows is refused", function()
   files { ["p.csv"] = "alpha\n" }
   expect(runWorkflow("sweep", { csv = "p.csv", command = "f {alpha}" }).failed):contains("csv: expected a row for each task")
 end)
+
+test("a list or map in results.json is JSON in the table", function()
+  onSubmit("sweep", { { results = { loss = 1, deep = { 1, 2 } } }, { results = { loss = 2, deep = { k = { "v" } } } } })
+  local run = runWorkflow("sweep", { csv = "p.csv", command = "f {alpha}" })
+  expect(run.ok):isTrue()
+  local rows = run:writtenCsv("sweep.csv")
+  expect(rows[1].deep):equals("[1,2]")
+  expect(rows[2].deep):equals('{"k":["v"]}')
+end)

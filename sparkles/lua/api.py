@@ -261,6 +261,7 @@ RECORDS: tuple[Record, ...] = (
         (
             _opt("columns", "string[]", "Which columns, in which order.", "those of the rows' source, else sorted"),
             _opt("delimiter", "string", "One character.", "by the file's ending"),
+            _opt("nested", "boolean", "Writes lists and tables in cells as JSON; without it they are refused.", "false"),
         ),
     ),
     Record("WriteJsonOpts", "How to write a JSON file.", (_opt("indent", "integer", "Spaces per level; 0: one line.", "2"),)),

@@ -101,7 +101,7 @@ function api.writeCsv(path, rows, opts)
   opts = opts or {}
   if opts.delimiter and #opts.delimiter ~= 1 then misuse(format("writeCsv: opts.delimiter: expected one character, got '%s'", opts.delimiter)) end
   local columns = opts.columns or columns_of[rows]
-  return perform("writeCsv", packed("writeCsv", { path = path, columns = columns, delimiter = opts.delimiter }, ""), packed("writeCsv", rows, "rows"))
+  return perform("writeCsv", packed("writeCsv", { path = path, columns = columns, delimiter = opts.delimiter, nested = opts.nested }, ""), packed("writeCsv", rows, "rows"))
 end
 
 function api.writeJson(path, value, opts)

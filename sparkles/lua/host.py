@@ -327,9 +327,7 @@ def _read(name: str, reader: str) -> _Maker:
 def _write_csv(position: str, sent: bytes, rows: bytes) -> ask.Command:
     value = from_lua(sent)
     path = _path("writeCsv", value["path"])
-    content = writing.csv_bytes(
-        as_list(from_lua(rows)), value.get("columns") or None, value.get("delimiter") or writing.delimiter_of(path)
-    )
+    content = writing.csv_bytes(as_list(from_lua(rows)), path, value)
     return ask.Write(position=position, writer="csv", path=path, content=content)
 
 

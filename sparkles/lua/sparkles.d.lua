@@ -257,6 +257,7 @@ function ResultMethods:table(columns) end
 ---@class WriteCsvOpts
 ---@field columns? string[] Which columns, in which order. (default: those of the rows' source, else sorted)
 ---@field delimiter? string One character. (default: by the file's ending)
+---@field nested? boolean Writes lists and tables in cells as JSON; without it they are refused. (default: false)
 
 --- How to write a JSON file.
 ---@class WriteJsonOpts

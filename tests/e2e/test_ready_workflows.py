@@ -63,6 +63,23 @@ def test_grid(project: Project) -> None:
     assert [row["x"] for row in rows(project, "grid.csv")] == ["11", "12", "21", "22", "31", "32"]
 
 
+@pytest.mark.parametrize(
+    ("left", "cells"),
+    [
+        ('{"v": 1, "deep": [1, {"k": null}]}', {"v": "1", "deep": '[1,{"k":null}]'}),
+        ("[1,2]", {}),
+        ("null", {}),
+        ('{"v": {}}', {"v": "{}"}),
+    ],
+)
+def test_tasks_may_leave_any_json(project: Project, left: str, cells: dict[str, str]) -> None:
+    """The table is written all the same; what is no text, number or boolean stands in it as JSON."""
+    run(project, "grid", lists="a=1,2", command=f"echo '{left}' > $SPARKLES_RESULTS")
+    found = rows(project, "grid.csv")
+    assert [row["a"] for row in found] == ["1", "2"]
+    assert {name: found[1][name] for name in cells} == cells
+
+
 def test_random_search(project: Project) -> None:
     """The table is sorted by the metric, and holds what was drawn."""
     told = run(project, "random_search", space="x=1..100", trials=6, metric="loss", command=leaves("loss", "{x}"))

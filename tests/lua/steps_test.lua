@@ -67,6 +67,12 @@ function tests.csv_columns_keep_the_order_of_their_source()
   expect.equal(readText("s.tsv"), "b\ta\n1\t0.1\n")
 end
 
+function tests.csv_cells_hold_lists_and_tables_as_json_where_asked()
+  local row = { a = { 1, 2.5, "x,\"y\"" }, b = { z = null, k = { true } }, c = "plain", d = {} }
+  writeCsv("n.csv", { row }, { nested = true })
+  expect.equal(readCsv("n.csv")[1], { a = '[1,2.5,"x,\\"y\\""]', b = '{"k":[true],"z":null}', c = "plain", d = "{}" })
+end
+
 function tests.time_and_chance_come_from_the_host()
   expect.equal(now(), 1700000000.25)
   expect.equal(random(), 0.5)

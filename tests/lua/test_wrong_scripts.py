@@ -449,7 +449,7 @@ CASES = [
         "write_row",
         'writeCsv("x.csv", {{a = {1}}})',
         "Usage",
-        "w.lua:1: writeCsv: rows[1].a: expected string, number, boolean or null, got list",
+        "w.lua:1: writeCsv: rows[1].a: expected string, number, boolean or null, got list; opts.nested writes it as JSON",
     ),
     ("shell_fails", 'shell("exit 3")', "ShellFailed", "w.lua:1: shell: exit code 3"),
     (
