@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sparkles.backends.local.db import Database
     from sparkles.backends.local.fleet import ProcessFleet
     from sparkles.cloud import Cloud
+    from sparkles.engine.inputs import FileSource
     from sparkles.engine.submitting import Submitter
     from sparkles.ports import Blobs, JobStore, Notifier, RunStore, Workspace
 
@@ -201,12 +202,15 @@ class Installation:
             kept=self.workspace,
         )
 
-    def submitter(self, report: Report, *, serve: bool = True) -> Submitter:
-        """What creates jobs outside of runs (`sparkles sub`); without `serve` no worker is started."""
-        from sparkles.engine.files import RunFiles
+    def submitter(self, report: Report, *, serve: bool = True, folder: Path | None = None) -> Submitter:
+        """What creates jobs outside of runs (`sparkles sub`); without `serve` no worker is started. Relative paths start at `folder`, else
+        at the project root."""
+        from sparkles.engine.files import FilesFrom, RunFiles
         from sparkles.engine.submitting import Submitter
 
-        files = RunFiles(self.settings.root, self.settings.state, self.blobs, self.workspace)
+        files: FileSource = RunFiles(self.settings.root, self.settings.state, self.blobs, self.workspace)
+        if folder is not None:
+            files = FilesFrom(files, folder)
         return Submitter(
             self.jobs, self.blobs, self.fleet if serve else None, self.notifier, self.clock, files, report, self.defaults()
         )

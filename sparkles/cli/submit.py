@@ -68,10 +68,13 @@ def sub(
     parameter. Paths are relative to the current folder; those in a JOB.JSON to the project root.
     """
     draft = _from_file(job_file, command, options) if job_file is not None else _from_options(command, options)
+    here = Path.cwd()
+    # Whoever types a path means the current folder; a file is read from the project root, wherever its reader stands.
+    folder = here if job_file is None and here != invocation.app.settings.root else None
     if dry_run:
-        _show_commands(invocation.app, draft, as_json)
+        _show_commands(invocation.app, draft, folder, as_json)
         return
-    _submit(invocation.app, draft, cache=not no_cache, detach=detach, quiet=quiet, as_json=as_json)
+    _submit(invocation.app, draft, folder, cache=not no_cache, detach=detach, quiet=quiet, as_json=as_json)
 
 
 def _from_file(path: Path, command: tuple[str, ...], options: dict[str, Any]) -> JobDraft:
@@ -142,11 +145,11 @@ def _name_of(word: str) -> str:
     return name[:40] or "job"
 
 
-def _show_commands(app: App, draft: JobDraft, as_json: bool) -> None:
+def _show_commands(app: App, draft: JobDraft, folder: Path | None, as_json: bool) -> None:
     from sparkles.cli.dry import DryFiles
     from sparkles.engine import jobs
 
-    built = jobs.build(draft, DryFiles(app.settings.root, app.settings.state))
+    built = jobs.build(draft, DryFiles(folder or app.settings.root, app.settings.state))
     for index, task in enumerate(built.tasks, 1):
         if as_json:
             command = task.command if isinstance(task.command, str) else list(task.command)
@@ -157,7 +160,7 @@ def _show_commands(app: App, draft: JobDraft, as_json: bool) -> None:
             render.line(render.command(task.command))
 
 
-def _submit(app: App, draft: JobDraft, *, cache: bool, detach: bool, quiet: bool, as_json: bool) -> None:
+def _submit(app: App, draft: JobDraft, folder: Path | None, *, cache: bool, detach: bool, quiet: bool, as_json: bool) -> None:
     from sparkles.cli.jobs import status_value
     from sparkles.cli.progress import Progress
     from sparkles.cli.serving import Waiting, interrupts_for, pool_of, start_detached
@@ -171,7 +174,7 @@ def _submit(app: App, draft: JobDraft, *, cache: bool, detach: bool, quiet: bool
         with interrupts_for(progress, hints.command("wait", job_id))() as interrupts:
             app.begin(progress)
             app.recover(progress)
-            submitter = app.submitter(progress, serve=not detach)
+            submitter = app.submitter(progress, serve=not detach, folder=folder)
             built: BuiltJob = submitter.build(draft)
             reused = submitter.create(built, job_id, owner="", pool=pool, cache=cache)
             job = app.jobs.get_job(job_id)

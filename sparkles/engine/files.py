@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from sparkles import digest, hints
-from sparkles.engine.inputs import fixed_part
+from sparkles.engine.inputs import FileSource, fixed_part
 from sparkles.engine.journal import Journal
 from sparkles.errors import UsageError
 from sparkles.model import Artifact, Digest, StepKey
@@ -169,3 +169,27 @@ class RunFiles:
                 f"{task}: output {artifact.name} is not stored any more; `{hints.command('reset', str(task))}` makes it again"
             )
         return artifact
+
+
+class FilesFrom:
+    """The same files for someone who stands in another folder than the root: relative paths start there. The record has absolute ones,
+    as it is read from the root later."""
+
+    def __init__(self, source: FileSource, folder: Path) -> None:
+        self._source = source
+        self._folder = folder
+
+    def stored(self, path: str) -> Artifact:
+        """See FileSource."""
+        return self._source.stored(self._absolute(path))
+
+    def matches(self, pattern: str) -> list[str]:
+        """See FileSource."""
+        return self._source.matches(self._absolute(pattern))
+
+    def artifact(self, ref: dict[str, Any]) -> Artifact:
+        """See FileSource."""
+        return self._source.artifact(ref)
+
+    def _absolute(self, path: str) -> str:
+        return os.path.normpath(self._folder / os.path.expanduser(path)) if path else path

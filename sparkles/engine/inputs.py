@@ -30,7 +30,11 @@ class FileSource(Protocol):
     """Where inputs come from. Paths are relative to the project root."""
 
     def stored(self, path: str) -> Artifact:
-        """Stores a file's bytes. Raises UsageError where it is missing, unreadable, not a file, or changing."""
+        """Stores a file's bytes; the artifact's name is the path that the record keeps.
+
+        Raises:
+            UsageError: It is missing, unreadable, not a file, or changing.
+        """
 
     def matches(self, pattern: str) -> list[str]:
         """The files that a pattern names, sorted; `**` crosses folders."""
@@ -126,7 +130,8 @@ class Inputs:
         if not isinstance(value, str) or not value:
             found = "nil" if value is None else repr(value)
             raise SpecError(f"expected a path or an artifact of an earlier task, found {found}")
-        return self._store(value), value
+        artifact = self._store(value)
+        return artifact, artifact.name
 
     def _named(self, draft: FileDraft, path: str) -> list[InputFile]:
         if draft.artifact is not None:

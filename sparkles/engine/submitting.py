@@ -15,7 +15,7 @@ from sparkles import digest
 from sparkles.engine import jobs
 from sparkles.engine.commands import Answer, Done, JobDraft, Submit, refused
 from sparkles.engine.events import Noticed, Report, Submitted
-from sparkles.engine.files import RunFiles
+from sparkles.engine.inputs import FileSource
 from sparkles.engine.journal import Asking, Journal
 from sparkles.errors import NotFound, UsageError
 from sparkles.model import Attempt, Digest, Job, JobId, Json, NewTask, StepKey, StepState, TaskSpec
@@ -53,7 +53,7 @@ class Submitter:
         fleet: Fleet | None,
         notifier: Notifier,
         clock: Clock,
-        files: RunFiles,
+        files: FileSource,
         report: Report,
         defaults: Defaults,
     ) -> None:

@@ -176,6 +176,26 @@ def test_sub_with_a_csv(project: Project) -> None:
     assert told == "error: params.csv:2: expected 2 fields (a, b), found 1\n"
 
 
+def test_sub_in_a_folder_below_the_root(project: Project) -> None:
+    """Relative paths start at the current folder, those that a placeholder's parameter names too; what is shown of the job can be
+    submitted again from the root."""
+    project.write("sparkles.toml", "")
+    project.write("f.txt", "of the root")
+    project.write("sub/f.txt", "of the folder ")
+    project.write("sub/g.txt", "given")
+    project.write("sub/p.csv", "f\nf.txt\n")
+    below = Project(project.folder / "sub")
+    words = ("sub", "--csv", "p.csv", "--file-input", "g.txt")
+    assert below.run(*words, "--dry-run", "--", "cat {^f} g.txt").stdout == "cat inputs/f.txt g.txt\n"
+    below.run(*words, "--", "cat {^f} g.txt")
+    assert project.run("logs", "LAST").stdout == "of the folder given"
+    project.write("again.json", project.run("show", "LAST", "--json").stdout)
+    project.run("sub", "--file", "again.json")
+    assert project.run("logs", "LAST").stdout == "of the folder given"
+    (project.folder / "sub" / "f.txt").unlink()
+    assert f"{project.folder}/sub/f.txt: " in below.run(*words, "--", "cat {^f}", code=2).stderr
+
+
 def test_sub_words_are_a_program_without_a_shell(project: Project) -> None:
     """Several words: each argument arrives as it is; one word: /bin/sh. --dry-run shows both and leaves nothing behind."""
     project.run("sub", "--seq", "2", "--", "printf", "%s|", "{i}", "a b", "$HOME")
