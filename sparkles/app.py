@@ -19,7 +19,6 @@ from sparkles.scripts import Scripts
 
 if TYPE_CHECKING:
     from sparkles.engine.commands import Program
-    from sparkles.engine.forking import Again
     from sparkles.lua.declared import Refusal
     from sparkles.rehearse import Rehearsal
 
@@ -71,7 +70,10 @@ class App(Installation):
         self.recover(report)
         others = fork is None and not new
         newest = self.runs.list_runs(workflow=identity, args=canonical, limit=1) if others else []
-        seed = newest[0].seed if newest and newest[0].state is not RunState.SUCCEEDED else secrets.randbits(53)
+        # What of a run is answered from the record has to ask for the same: a fork draws from its math.random as the run did.
+        goes_on = newest[0] if newest and newest[0].state is not RunState.SUCCEEDED else None
+        like = self.runs.get_run(fork) if fork is not None else goes_on
+        seed = like.seed if like is not None else secrets.randbits(53)
         # Compiled before anything is stored: a script that is no Lua has no run.
         program = self._program(path, script, args, seed, interrupts)
         if fork is not None:
@@ -98,16 +100,15 @@ class App(Installation):
             run = self._take(run.id, report)
             if run.seed != seed:  # another driver began it, and left it, since the newest was looked at
                 program = self._program(path, script, args, run.seed, interrupts)
-        again: Again = frozenset()
         if fork is not None:
             try:
-                again = forking.fork(self.runs, self.runs.get_run(fork), run.id, rerun)
+                forking.fork(self.runs, self.runs.get_run(fork), run.id, rerun)
             except SparklesError:
                 self.runs.delete_run(run.id)
                 raise
             if gone := forking.gone_jobs(self.runs, self.jobs, self.runs.get_run(fork)):
                 report(Noticed(text=gone))
-        options = self._options(cache=cache, frozen=frozen, keep_failed=keep_failed, rerun=again)
+        options = self._options(run, cache=cache, frozen=frozen, keep_failed=keep_failed)
         self._drive(run, program, options, report, interrupts)
         return run.id
 
@@ -135,7 +136,7 @@ class App(Installation):
         same = self.runs.list_runs(workflow=identity, args=canonical, limit=1)
         resumes = bool(same) and same[0].state is not RunState.SUCCEEDED and not new
         run = same[0] if resumes else Run(RunId("r-planned"), identity, canonical, RunState.RUNNING, 0)
-        options = self._options(cache=cache, frozen=frozen)
+        options = self._options(run, cache=cache, frozen=frozen)
         return self._rehearse(path, script, run, selecting.earlier(self.runs, run), args, options), resumes
 
     def replay(self, run_id: RunId, script: str | None = None, *, strict: bool = True) -> Rehearsal:
@@ -203,7 +204,7 @@ class App(Installation):
         instead = f"`{hints.command('run', '--new', shown)}` begins another run, and `{hints.command('plan', shown)}` shows what differs"
         self._check_edited(run, path, shown, args, path.read_bytes(), instead)
         run = self._take(run_id, report)
-        options = self._options(cache=cache, frozen=frozen, keep_failed=keep_failed)
+        options = self._options(run, cache=cache, frozen=frozen, keep_failed=keep_failed)
         self._drive(run, program, options, report, interrupts)
 
     def _take(self, run_id: RunId, report: Report) -> Run:
@@ -265,14 +266,11 @@ class App(Installation):
         drive(run, self.driver, program, self.ports(), options, report, interrupts)
 
     def _options(
-        self,
-        *,
-        cache: bool = True,
-        frozen: bool = False,
-        keep_failed: bool = False,
-        rerun: Again = frozenset(),
+        self, run: Run | None = None, *, cache: bool = True, frozen: bool = False, keep_failed: bool = False
     ) -> Options:
+        """How `run` is to be executed; a fork knows what of it is to run anew."""
         from sparkles.backends.local.process import end_marked
+        from sparkles.engine import forking
 
         return Options(
             root=self.settings.root,
@@ -282,7 +280,7 @@ class App(Installation):
             frozen=frozen,
             keep_failed=keep_failed,
             defaults=self.defaults(),
-            rerun=rerun,
+            rerun=forking.to_run_again(self.runs, run) if run is not None and run.forked_from else frozenset(),
             end_marked=end_marked,
         )
 

@@ -98,8 +98,8 @@ class RunStore(Protocol):
         """Ends the run and gives up ownership. Raises LeaseLost where `driver` is not the owner."""
 
     def folder(self, run_id: str) -> Path:
-        """Where the output of the run's `shell` commands is kept on this machine; it need not exist. Raises UsageError for an id that no
-        run can have."""
+        """Where the output of the run's `shell` commands is kept on this machine, and what a fork is to run again; it need not exist.
+        Raises UsageError for an id that no run can have."""
 
     def delete_run(self, run_id: RunId) -> int:
         """Removes the run and its steps in one transaction, then its folder; harmless where there is none. Returns the bytes of the

@@ -97,7 +97,7 @@ def run(
         loaded = files.load(params_file)
         files.check(invocation.app, script, loaded, params, base)
         sets = [{**base, **each.values, **params} for each in loaded]
-    begun = ["run", script, *(f"--{name.replace('_', '-')}" for name in _KEPT if how[name])]
+    begun = ["run", script, *_kept(how)]
     # Of several rows the one that runs is not all that is left.
     forks = ["--fork", source, *(word for each in rerun for word in ("--rerun", each))] if source else []
     rows = [*begun, *forks, "--params-file", params_file or "", *_given(params)]
@@ -121,6 +121,10 @@ def run(
             failed += 1
     if failed:
         raise RunFailed(f"{failed} of {len(sets)} runs failed; the same command goes on with them")
+
+
+def _kept(how: dict[str, bool]) -> list[str]:
+    return [f"--{name.replace('_', '-')}" for name in _KEPT if how[name]]
 
 
 def _given(params: dict[str, str]) -> list[str]:
@@ -155,7 +159,7 @@ def resume(invocation: Invocation, /, run_word: str, as_json: bool, quiet: bool,
         app.resume_run(run_id, report=progress, interrupts=interrupts, **_options(how))
         return run_id
 
-    again = hints.command("resume", run_id)
+    again = hints.command("resume", run_id, *_kept(how))
     _execute(invocation, execute, again, again, quiet=quiet, as_json=as_json)
 
 

@@ -7,11 +7,12 @@ nothing runs again but what is named or what the new parameters change.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from sparkles import digest, hints
 from sparkles.engine.cleaning import date
-from sparkles.errors import NotFound, UsageError
-from sparkles.model import Run, RunId, Step, StepKey
+from sparkles.errors import BackendError, NotFound, UsageError
+from sparkles.model import Json, Run, RunId, Step, StepKey
 from sparkles.ports import JobStore, RunStore
 from sparkles.suggest import did_you_mean
 from sparkles.units import plural
@@ -20,17 +21,19 @@ Again = frozenset[str | StepKey]
 """Jobs whose tasks have to run though their results are known: by name, or one of them by the step that submits it."""
 
 
-def fork(store: RunStore, source: Run, target: RunId, rerun: Sequence[str]) -> Again:
+_AGAIN = "again.json"
+"""Holds, in the folder of a run, what `to_run_again` gives: the fork may be interrupted before it has come to it."""
+
+
+def fork(store: RunStore, source: Run, target: RunId, rerun: Sequence[str]) -> None:
     """Copies the journal of `source` to the run `target`, which exists and has no steps, except what is to be performed anew.
 
     Args:
         rerun: Steps by their number (as `sparkles show RUN` lists them), or name (of `step`); jobs by name (all that have it) or id.
 
-    Returns:
-        The jobs whose tasks have to run though their results are known.
-
     Raises:
         UsageError: A word of `rerun` names nothing in the run.
+        BackendError: What is to run again cannot be remembered.
     """
     steps = store.list_steps(source.id)
     if not steps:
@@ -49,11 +52,34 @@ def fork(store: RunStore, source: Run, target: RunId, rerun: Sequence[str]) -> A
         for name, job_id, key in (_submitted(steps[index]) for index in found):
             if job_id:
                 again.add(name if word == name else key)
+    if again:
+        _remember(store.folder(target), again)
     for index, step in enumerate(steps):
         # Waits and fetches name the old run's jobs: the new run's are others.
         if index not in left_out and step.key.kind not in ("wait", "fetch"):
             store.put_step(target, step)
-    return frozenset(again)
+
+
+def to_run_again(store: RunStore, run: Run) -> Again:
+    """The jobs of a fork whose tasks have to run though their results are known, in whichever execution it comes to them."""
+    try:
+        found: Json = digest.parse((store.folder(run.id) / _AGAIN).read_text("utf-8"))
+    except FileNotFoundError:
+        return frozenset()
+    except (OSError, ValueError) as error:
+        raise BackendError(f"run {run.id}: what --rerun named cannot be read: {error}", "fork", run.id) from error
+    return frozenset(each if isinstance(each, str) else StepKey(*each) for each in found)
+
+
+def _remember(folder: Path, again: set[str | StepKey]) -> None:
+    value: Json = [each if isinstance(each, str) else [each.strand, each.kind, each.digest, each.occurrence] for each in again]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _AGAIN).write_text(digest.canonical(value), "utf-8")
+    except OSError as error:
+        raise BackendError(
+            f"{folder}: {error.strerror}: what --rerun names cannot be remembered", "fork", folder.name
+        ) from error
 
 
 def gone_jobs(runs: RunStore, jobs: JobStore, source: Run) -> str:

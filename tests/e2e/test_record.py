@@ -24,6 +24,10 @@ def value(site, *arguments, code=0):
     return json.loads(site.sparkles(*arguments, "--json", code=code).stdout)
 
 
+def values(site, *arguments):
+    return [json.loads(line) for line in site.sparkles(*arguments, "--json").stdout.splitlines()]
+
+
 # replay
 
 
@@ -114,6 +118,47 @@ def test_a_fork_reruns_every_job_of_a_name_or_the_one_of_an_id(site):
     assert attempts(site) == 6
     site.sparkles("run", "--fork", source, "--rerun", first)
     assert attempts(site) == 7
+
+
+def test_a_fork_that_is_resumed_still_reruns_what_was_named(site):
+    one, two, three = (f'run(JobBuilder("{each}"):setCommandTemplate("echo {each}"))' for each in ("one", "two", "three"))
+    script(site, f"{one}\nif fileExists('stop') then fail('stop') end\n{two}\n{three}\n")
+    site.sparkles("run", "workflow.lua")
+    (third,) = site.query("SELECT id FROM jobs WHERE id LIKE 'three-%'")[0]
+    (site.folder / "stop").touch()
+    site.sparkles("run", "--fork", "LAST", "--rerun", "one", "--rerun", "two", "--rerun", third, code=1)
+    assert attempts(site) == 4
+    (site.folder / "stop").unlink()
+    planned = {
+        each["what"].partition("-")[0]: each for each in values(site, "plan", "workflow.lua") if each["kind"] == "submit"
+    }
+    assert [planned[name]["tasksNew"] for name in ("one", "two", "three")] == [0, 1, 1]
+    site.sparkles("resume", site.query("SELECT id FROM runs ORDER BY sequence DESC")[0][0])
+    assert attempts(site) == 6
+
+
+def test_the_command_that_goes_on_repeats_no_cache(site):
+    script(site, 'shell("false")\n')
+    said = site.sparkles("run", "--no-cache", "workflow.lua", code=1).stderr
+    assert "sparkles run workflow.lua --no-cache" in said
+    run = site.query("SELECT id FROM runs")[0][0]
+    assert f"sparkles resume {run} --no-cache" in site.sparkles("resume", run, "--no-cache", code=1).stderr
+
+
+def test_a_fork_draws_as_the_run_that_it_starts_from(site):
+    script(
+        site,
+        """
+        local rows = {}
+        for i = 1, 3 do rows[i] = {x = math.random(1, 100000)} end
+        run(JobBuilder("draw"):setCommandTemplate("true {x}"):createTasksFor(rows))
+        shell("echo paid " .. rows[1].x .. " >> paid.txt")
+        run(JobBuilder("post"):setCommandTemplate("true"))
+        """,
+    )
+    site.sparkles("run", "workflow.lua")
+    site.sparkles("run", "--fork", "LAST", "--rerun", "post")
+    assert (attempts(site), (site.folder / "paid.txt").read_text().count("paid")) == (5, 1)
 
 
 def test_a_fork_reruns_a_step_by_its_name(site):
