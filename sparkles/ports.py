@@ -6,7 +6,7 @@ call back. Times that are passed in are the caller's clock: stores read no clock
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -116,6 +116,9 @@ class RunStore(Protocol):
 
     def put_step(self, run_id: RunId, step: Step) -> None:
         """Stores a step, durable on return; replaces what was recorded under the same key, except that its sequence is kept."""
+
+    def move_steps(self, run_id: RunId, positions: Mapping[StepKey, str]) -> None:
+        """Says where the script asks for recorded steps now, in one transaction. Keys of which nothing is recorded are passed over."""
 
     def list_steps(self, run_id: RunId, *, kinds: Collection[str] | None = None) -> list[Step]:
         """In order of sequence; only of `kinds` where given."""

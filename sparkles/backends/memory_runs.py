@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -131,6 +131,13 @@ class MemoryRunStore:
                 raise messages.no_run(run_id)
             before = self._steps[run_id].get(step.key)
             self._steps[run_id][step.key] = step if before is None else replace(step, sequence=before.sequence)
+
+    def move_steps(self, run_id: RunId, positions: Mapping[StepKey, str]) -> None:
+        """See ports.RunStore."""
+        with self._lock:
+            steps = self._steps.get(run_id, {})
+            for key in steps.keys() & positions.keys():
+                steps[key] = replace(steps[key], position=positions[key])
 
     def list_steps(self, run_id: RunId, *, kinds: Collection[str] | None = None) -> list[Step]:
         """See ports.RunStore."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -132,13 +133,15 @@ def _show_run(app: App, run: Run, as_json: bool) -> None:
     if steps:
         render.line()
         rows = []
-        kept = {str(job.id) for job in jobs}
+        owners = _owners(app, run, steps)
         cleaned = {each.id: f" on {cleaning.date(each.cleaned_at_ms)}" for each in app.runs.list_cleaned()}
         strands = _strands(steps)
         for number, step in enumerate(steps, 1):
             shown = _step_value(step)
             seconds = render.duration(shown["seconds"]) if shown["seconds"] is not None else ""
-            outcome = _outcome(step, kept, cleaned) + (" (not asked for any more)" if stale and step.key in stale else "")
+            outcome = _outcome(step, run.id, owners, cleaned) + (
+                " (not asked for any more)" if stale and step.key in stale else ""
+            )
             rows.append((number, step.key.kind, step.position, seconds, strands(step.key.strand), outcome))
         render.table(("STEP", "KIND", "POSITION", "TIME", "STRAND", "OUTCOME"), rows, right=("STEP", "TIME"))
 
@@ -156,12 +159,29 @@ def _called(app: App, run_id: str) -> str:
     return run_id
 
 
-def _stale(app: App, run: Run) -> set[StepKey] | None:
-    """The steps that the run's script, edited since, does not ask for any more; None where that cannot be told."""
+def _owners(app: App, run: Run, steps: Sequence[Step]) -> dict[str, str]:
+    """The runs of the jobs that steps submitted, as far as the jobs are kept: a fork's copied steps name jobs of another run."""
     from sparkles import digest
 
+    of = filter(None, (run.id, run.forked_from))
+    owners = {str(job.id): job.owner for each in of for job in app.jobs.list_jobs(owner=each)}
+    for step in steps:
+        value = digest.parse(step.value) if step.key.kind == "submit" and step.value is not None else None
+        if isinstance(value, dict) and not step.error and value["id"] not in owners:
+            with contextlib.suppress(NotFound):
+                owners[value["id"]] = app.jobs.get_job(value["id"]).owner
+    return owners
+
+
+def _stale(app: App, run: Run) -> set[StepKey] | None:
+    """The steps that the script, edited since or begun from another's record, does not ask for any more; None where that is unknown."""
+    from sparkles import digest
+    from sparkles.model import RunState
+
+    if run.forked_from and run.state is not RunState.SUCCEEDED:
+        return None  # what it was to begin with is asked for, or is not, once it goes on
     try:
-        if digest.of_bytes(app.scripts.of_run(run)[0].read_bytes()) == run.workflow_digest:
+        if not run.forked_from and digest.of_bytes(app.scripts.of_run(run)[0].read_bytes()) == run.workflow_digest:
             return set()
         rehearsal = app.replay(run.id, strict=False)
     except (SparklesError, OSError):
@@ -230,8 +250,8 @@ def _arguments(step: Step) -> Any:
     return {**found, "spec": describe_spec(convert(found["spec"], JobSpec))} if step.key.kind == "submit" else found
 
 
-def _outcome(step: Step, kept: Collection[str], cleaned: Mapping[str, str]) -> str:
-    """A step's outcome in a few words; `kept` are the jobs of the run that were not cleaned, `cleaned` says when others were."""
+def _outcome(step: Step, run: str, owners: Mapping[str, str], cleaned: Mapping[str, str]) -> str:
+    """A step of a run in a few words; `owners` has the runs of jobs that are kept, `cleaned` says when others were cleaned."""
     from sparkles import digest
 
     if step.ended_at_ms is None:
@@ -247,8 +267,10 @@ def _outcome(step: Step, kept: Collection[str], cleaned: Mapping[str, str]) -> s
         return f"failed: {value.get('message', '') if isinstance(value, dict) else value}"
     match step.key.kind:
         case "submit":
-            gone = "" if value["id"] in kept else f"; its record was cleaned{cleaned.get(value['id'], '')}"
-            return f"{value['id']} ({render.plural(value['count'], 'task')}{gone})"
+            owner = owners.get(value["id"])
+            gone = f"; its record was cleaned{cleaned.get(value['id'], '')}"
+            of = gone if owner is None else "" if owner == run else f"; of run {owner}"
+            return f"{value['id']} ({render.plural(value['count'], 'task')}{of})"
         case "wait":
             return ", ".join(parts["jobs"])
         case "read" | "write":

@@ -101,6 +101,10 @@ def drive(
             if heartbeat.lost is not None:
                 raise heartbeat.lost
 
+        def end(state: RunState, error: str = "") -> None:
+            session.journal.move()
+            ports.runs.end_run(run.id, driver, state, error, ports.clock.now_ms())
+
         try:
             ended = run_strands(program, session, ports.notifier, ports.clock, interrupted)
             if ended.error is None:
@@ -108,12 +112,12 @@ def drive(
                 _finish_open_jobs(session, ports, interrupted)
         except RunCancelled as error:
             _leave(session, run, ports, report, interrupts)
-            ports.runs.end_run(run.id, driver, RunState.INTERRUPTED, str(error), ports.clock.now_ms())
+            end(RunState.INTERRUPTED, str(error))
             # The script host knows that it was interrupted, not by what.
             raise RunCancelled(str(error), error.signal or interrupts.signal) from None
         except WorkflowError as error:
             _leave(session, run, ports, report, interrupts)
-            ports.runs.end_run(run.id, driver, RunState.FAILED, str(error), ports.clock.now_ms())
+            end(RunState.FAILED, str(error))
             raise
         except BaseException:
             session.end_commands()
@@ -124,14 +128,14 @@ def drive(
             session.journal.ended(ended.error)
         if failure is None:
             ports.fleet.drain(pool_of(run.id))
-            ports.runs.end_run(run.id, driver, RunState.SUCCEEDED, "", ports.clock.now_ms())
+            end(RunState.SUCCEEDED)
             # Nothing runs any more, so this is a matter of milliseconds; one that dies meanwhile is put in order here.
             ports.fleet.wait_gone(pool_of(run.id), LEAVING_S)
             performed = session.journal.performed
             report(RunEnded(performed=performed, reused=max(session.journal.asked - performed, 0)))
             return
         _leave(session, run, ports, report, interrupts)
-        ports.runs.end_run(run.id, driver, RunState.FAILED, str(failure), ports.clock.now_ms())
+        end(RunState.FAILED, str(failure))
         raise failure
 
 

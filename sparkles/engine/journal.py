@@ -68,6 +68,7 @@ class Journal:
         self._unpassed: dict[str, list[_Unpassed]] = {}
         self._raised: list[StepKey] = []
         self._failures: dict[StepKey, None] = {}
+        self._moved: dict[StepKey, str] = {}
         self.asked = 0
         self.performed = 0
 
@@ -96,6 +97,8 @@ class Journal:
             raise Parked
         self._occurrences[(strand, kind, of_parts)] = count
         self.asked += 1
+        if recorded is not None and recorded.position != position:
+            self._moved[key] = position
         return Asking(key, parts, position, recorded)
 
     def _look(self, key: StepKey) -> Step | None:
@@ -217,6 +220,12 @@ class Journal:
         step = self._put(asking, StepState.DONE, value, error, self._clock.now_ms())
         if error:
             self._unpassed.setdefault(asking.key.strand, []).append(_Unpassed(step, value))
+
+    def move(self) -> None:
+        """Records where the script asked for the steps that it moved: at once, since an edit of one line moves every step below it."""
+        if self._moved:
+            self._store.move_steps(self._run, self._moved)
+            self._moved = {}
 
     def steps(self, kinds: tuple[str, ...]) -> list[Step]:
         """The recorded steps of these kinds, in the order in which they were first asked for."""

@@ -336,6 +336,24 @@ def test_a_step_is_replaced_and_keeps_its_place(backend):
     assert backend.runs.last_sequence("r-1") == 2
 
 
+def test_steps_are_moved(backend):
+    """Only their position changes; a key of which nothing is recorded, or a run that there is not, is passed over."""
+    other = replace(KEY, occurrence=2)
+    for each in ("r-1", "r-2"):
+        backend.runs.create_run(run(each))
+        backend.runs.put_step(each, step(1, value="1", started_at_ms=3, ended_at_ms=4))
+        backend.runs.put_step(each, step(2, key=other))
+    moved = {KEY: "w.lua:9", replace(KEY, kind="wait"): "w.lua:10"}
+    backend.runs.move_steps("r-1", moved)
+    backend.runs.move_steps("r-9", moved)
+    backend.reopen()
+    assert backend.runs.list_steps("r-1") == [
+        step(1, value="1", started_at_ms=3, ended_at_ms=4, position="w.lua:9"),
+        step(2, key=other),
+    ]
+    assert backend.runs.get_step("r-2", KEY).position == "w.lua:3"
+
+
 def test_steps_are_listed_in_order(runs):
     """Of sequence, not of storing; only of the kinds that were asked for."""
     runs.create_run(run())

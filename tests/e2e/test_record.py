@@ -234,6 +234,42 @@ def test_show_has_the_text_of_an_item(site):
     assert any("  main/[1] first  " in line and "  sleep  " in line for line in shown)
 
 
+def test_show_says_where_steps_stand_in_the_edited_script(site):
+    """Where the script asked for them last, whether they were performed then or reused; also after a failure."""
+    text = 'shell("true")\nlog("hello")\nlocal found = fileExists("go")\n'
+    script(site, text + 'fail("stop")\n')
+    site.sparkles("run", "workflow.lua", code=1)
+    run = value(site, "runs")["run"]
+
+    def positions():
+        return [step["position"].partition(":")[2] for step in value(site, "show", run)["steps"]]
+
+    assert positions() == ["1", "2", "3"]
+    script(site, "-- One.\n-- Two.\n\n" + text + 'log("more")\nfail("stop")\n')
+    site.sparkles("run", "workflow.lua", code=1)
+    assert positions() == ["4", "5", "6", "7"]
+    script(site, "-- One.\n" + text + 'log("more")\n')
+    site.sparkles("run", "workflow.lua")
+    assert positions() == ["2", "3", "4", "5"]
+
+
+def test_a_fork_shows_whose_the_jobs_of_copied_steps_are(site):
+    """A step that the fork did not ask for names the run whose job it is, and is marked; nothing was cleaned."""
+    script(site, 'local p = params{k = {default = "a"}}\nrun(JobBuilder("fit"):setCommandTemplate("echo " .. p.k))\n')
+    site.sparkles("run", "workflow.lua")
+    (source,) = site.query("SELECT id FROM runs")[0]
+    (job,) = site.query("SELECT id FROM jobs")[0]
+    site.sparkles("run", "--fork", source, "-p", "k=b")
+    run, shown = lines(site)
+    assert [line for line in shown if "not asked for any more" in line] == [line for line in shown if job in line]
+    (copied,) = (line for line in shown if job in line)
+    assert copied.endswith(f"{job} (1 task; of run {source}) (not asked for any more)")
+    assert not any("cleaned" in line for line in shown)
+    assert [step["stale"] for step in value(site, "show", run)["steps"]] == [True, False, False]
+    site.sparkles("clean", source, "--yes")
+    assert any(f"{job} (1 task; its record was cleaned on " in line for line in site.sparkles("show", run).stdout.splitlines())
+
+
 def test_show_marks_what_an_edited_script_does_not_ask_for(site):
     script(site, 'shell("echo a")\nwriteText("o.txt", "x")\n')
     site.sparkles("run", "workflow.lua")

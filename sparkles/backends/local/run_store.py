@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +196,14 @@ class SqliteRunStore:
             raise translate(error, self._db.path) from error
         except (sqlite3.Error, UnicodeEncodeError) as error:
             raise translate(error, self._db.path) from error
+
+    def move_steps(self, run_id: RunId, positions: Mapping[StepKey, str]) -> None:
+        """See ports.RunStore."""
+        with self._db.atomic() as connection:
+            connection.executemany(
+                "UPDATE steps SET position = ? WHERE run = ? AND digest = ? AND occurrence = ? AND kind = ? AND strand = ?",
+                ((at, run_id, key.digest, key.occurrence, key.kind, key.strand) for key, at in positions.items()),
+            )
 
     def list_steps(self, run_id: RunId, *, kinds: Collection[str] | None = None) -> list[Step]:
         """See ports.RunStore."""
