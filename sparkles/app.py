@@ -121,8 +121,9 @@ class App(Installation):
 
     def plan(
         self, script: str, args: dict[str, str], *, new: bool = False, cache: bool = True, frozen: bool = False
-    ) -> tuple[Rehearsal, bool]:
-        """What `run_workflow` with the same arguments would do now, and whether it would resume a run. Nothing is done.
+    ) -> tuple[Rehearsal, bool, str]:
+        """What `run_workflow` with the same arguments would do now, whether it would resume a run, and the sentence with which it would
+        refuse to, if it would. Nothing is done.
 
         Raises:
             WorkflowError: The script is wrong.
@@ -137,7 +138,10 @@ class App(Installation):
         resumes = bool(same) and same[0].state is not RunState.SUCCEEDED and not new
         run = same[0] if resumes else Run(RunId("r-planned"), identity, canonical, RunState.RUNNING, 0)
         options = self._options(run, cache=cache, frozen=frozen)
-        return self._rehearse(path, script, run, selecting.earlier(self.runs, run), args, options), resumes
+        found = self._rehearse(path, script, run, selecting.earlier(self.runs, run), args, options)
+        instead = f"`{hints.command('run', '--new', script)}` begins another run"
+        refused = self._refused_edit(run, path, script, args, path.read_bytes(), instead) if resumes else ""
+        return found, resumes, refused
 
     def replay(self, run_id: RunId, script: str | None = None, *, strict: bool = True) -> Rehearsal:
         """Runs a script (default: the run's own) against the record of a run, if `strict` up to the first thing that is not recorded."""
@@ -163,22 +167,26 @@ class App(Installation):
 
     def _check_edited(self, run: Run, path: Path, shown: str, args: dict[str, str], source: bytes, instead: str) -> None:
         """Refuses to go on from the record of a run with a script that asks for nothing of it; `instead` is what to do."""
+        if refusal := self._refused_edit(run, path, shown, args, source, instead):
+            raise UsageError(refusal)
+
+    def _refused_edit(self, run: Run, path: Path, shown: str, args: dict[str, str], source: bytes, instead: str) -> str:
+        """The sentence of `_check_edited`, "" where it lets the script pass."""
         from sparkles.engine import relating
 
         if run.workflow_digest == digest.of_bytes(source):
-            return
+            return ""
         recorded = self.runs.list_steps(run.id)
         kept = relating.kept(recorded)
         if not kept:
-            return
+            return ""
         try:
             found = self._rehearse(path, shown, run, run, args, self._options())
         except WorkflowError:
-            return  # the run itself will say so, and nothing is lost
-        if not relating.is_related(recorded, found.answered, found.steps, found.complete, found.texts):
-            raise UsageError(
-                f"{shown} asks for nothing that run {run.id} recorded (steps kept: {len(kept)}): it is another workflow now; {instead}"
-            )
+            return ""  # the run itself will say so, and nothing is lost
+        if relating.is_related(recorded, found.answered, found.steps, found.complete, found.texts):
+            return ""
+        return f"{shown} asks for nothing that run {run.id} recorded (steps kept: {len(kept)}): it is another workflow now; {instead}"
 
     def resume_run(
         self,

@@ -10,7 +10,7 @@ import click
 from sparkles.cli import render
 from sparkles.cli.arguments import RUN, WORKFLOW, pairs
 from sparkles.cli.parameters import PARAMETER, WorkflowCommand
-from sparkles.errors import RunFailed
+from sparkles.errors import RunFailed, UsageError
 
 if TYPE_CHECKING:
     from sparkles.cli.main import Invocation
@@ -54,13 +54,16 @@ def plan(
     that have their result already; for the others the part that differs is shown. A step that needs what only an effect can tell
     ends the plan of its line of control.
     """
-    rehearsal, resumes = invocation.app.plan(workflow, params, new=new, cache=not no_cache, frozen=frozen)
+    rehearsal, resumes, refused = invocation.app.plan(workflow, params, new=new, cache=not no_cache, frozen=frozen)
     if as_json:
         for step in rehearsal.steps:
             render.json_line(_value(step))
-        return
-    render.say(f"run {rehearsal.run} would go on" if resumes else "a new run would begin")
-    _show(rehearsal)
+    else:
+        goes_on = f"run {rehearsal.run} would {'not ' if refused else ''}go on"
+        render.say(goes_on if resumes else "a new run would begin")
+        _show(rehearsal)
+    if refused:
+        raise UsageError(refused)
 
 
 @click.command(epilog="Example:  sparkles replay LAST workflow.lua")

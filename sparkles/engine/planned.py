@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -125,10 +126,36 @@ def nearest(asking: Asking, steps: Iterable[Step]) -> tuple[Step, tuple[Differen
         alike = _likeness(found)
         if not named and (name is not None or alike < _LIKE):
             continue
+        found = _told(kind, found)
         score = (not named, len(found), -alike, step.position != asking.position)
         if best is None or score < best[0]:
             best = (score, step, found)
     return best[1:] if best is not None else None
+
+
+def why_new(
+    asking: Asking, left: Sequence[Step], others: Sequence[Step], *, name_one: bool
+) -> tuple[str, tuple[Difference, ...]]:
+    """Why a step that is not recorded is none of those that are, and how it differs from the one that is most like it.
+
+    Args:
+        left: Recorded steps of its kind that the script has not asked for so far.
+        others: Those of an earlier run.
+        name_one: Name the first that is left, with what differs, where none is like it.
+    """
+    found = nearest(asking, chain(left, others))
+    if found is not None:
+        return f"it differs from the one at {found[0].position}", found[1]
+    if not left or not name_one:
+        return "it never ran", ()
+    kind, before = asking.key.kind, left[0]
+    differences = of_parts(kind, digest.parse(before.parts), digest.parse(asking.parts))
+    return f"it never ran, and the {kind} at {before.position} is not asked for so far", _told(kind, differences)
+
+
+def _told(kind: str, found: Sequence[Difference]) -> tuple[Difference, ...]:
+    """Without what tells people nothing: the digest of a sweep's tasks."""
+    return tuple(each for each in found if each.part != f"{kind} tasks")
 
 
 def _name(kind: str, parts: Any) -> Any:

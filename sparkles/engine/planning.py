@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from itertools import chain
 from typing import Any
 
 from sparkles import digest
@@ -18,7 +17,7 @@ from sparkles.engine import fetching
 from sparkles.engine.differences import Difference, of_contents
 from sparkles.engine.journal import Asking
 from sparkles.engine.looking import LookingBlobs, LookingFiles, NotThere
-from sparkles.engine.planned import REUSED, RUNS, UNKNOWN, Earlier, PlanJournal, Planned, Reason, Unplannable, nearest
+from sparkles.engine.planned import REUSED, RUNS, UNKNOWN, Earlier, PlanJournal, Planned, Reason, Unplannable, why_new
 from sparkles.engine.planned_jobs import PlannedJobs
 from sparkles.engine.reading import look_at, look_at_written, look_whether, parsed
 from sparkles.engine.replay import Reuse, decide
@@ -121,10 +120,9 @@ class PlanSession:
             return ("" if isinstance(decision, Reuse) else f"it {decision.why}"), ()
         if self._earlier is not None and self._earlier.step(asking.key) is not None:
             return "it runs in every new run", ()
-        own = (step for step in self._own.alike(asking.key) if step.key not in self.journal.answered)
+        own = [step for step in self._own.alike(asking.key) if step.key not in self.journal.answered]
         others = self._earlier.alike(asking.key) if self._earlier is not None else []
-        found = nearest(asking, chain(own, others))
-        return (f"it differs from the one at {found[0].position}", found[1]) if found else ("it never ran", ())
+        return why_new(asking, own, others, name_one=self._as_recorded)
 
     def _plain(self, strand: str, what: str, command: ask.Command, effectless: Json = Unplannable) -> ask.Answer:
         """A step with nothing special: reused, or would run; goes on with `effectless` where that stands for its value."""
@@ -302,13 +300,17 @@ class PlanSession:
         why = f"the record of {job_id} was cleaned" if is_recorded and sweep.new else ""
         if sweep.new and not cached:
             why = "its tasks are run again whatever is known"
+        differences: tuple[Difference, ...] = ()
+        if self._as_recorded:  # it is not recorded, though all its tasks may be
+            why, differences = self._why(asking)
         self._say(
-            RUNS if sweep.new else REUSED,
+            RUNS if sweep.new or self._as_recorded else REUSED,
             "submit",
             job_id,
             strand,
             command.position,
             why=why,
+            differences=() if sweep.reasons else differences,
             tasks_reused=sweep.reused,
             tasks_new=sweep.new,
             reasons=sweep.reasons,

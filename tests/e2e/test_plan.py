@@ -383,6 +383,11 @@ def test_a_script_that_asks_for_nothing_recorded_is_refused_on_resume(site):
     assert "asks for nothing that run" in error
     assert "--new" in error
     assert site.query("SELECT count(*) FROM jobs") == [(2,)]
+    planned = sparkles(site, "plan", "workflow.lua", code=2)
+    assert "would not go on" in planned.stderr
+    assert "asks for nothing that run" in planned.stderr
+    assert "would run  submit" in planned.stdout
+    sparkles(site, "plan", "workflow.lua", "--new")
     sparkles(site, "run", "workflow.lua", "--new")
 
 

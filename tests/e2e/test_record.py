@@ -54,8 +54,37 @@ def test_a_step_is_compared_with_the_recorded_one_most_like_it(site):
 def test_a_step_like_none_that_is_recorded_never_ran(site):
     script(site, 'shell("echo alpha")')
     site.sparkles("run", "workflow.lua")
-    script(site, 'shell("true")')
-    assert "it never ran" in site.sparkles("replay", "LAST", code=1).stderr
+    script(site, 'log("x")\nshell("true")')
+    error = site.sparkles("replay", "LAST", code=1).stderr
+    assert "workflow.lua:2: after " in error
+    assert "it never ran, and the shell at workflow.lua:1 is not asked for so far" in error
+    script(site, 'readText("workflow.lua")')
+    assert "does not hold: it never ran\n" in site.sparkles("replay", "LAST", code=1).stderr
+
+
+JOB = """run(JobBuilder("j"):setCommandTemplate("echo {x}"):createTasksFor{{x = 1}, {x = 2}})
+shell("echo " .. random(1, 5))
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "sentences"),
+    [
+        # Its only task has its result, yet no step submitted it.
+        ('"j"', '"k"', ("is not asked for so far", "submit spec name\n    -j\n    +k")),
+        ("{x = 1}, ", "", ("it differs from the one at workflow.lua:1", "submit count\n    -2\n    +1")),
+        ("echo {x}", "echo x{x}", ("it differs from the one at workflow.lua:1", "-echo 1")),
+        ("(1, 5)", "(1, 6)", ("the random at workflow.lua:2 is not asked for so far", "random high\n    -5\n    +6")),
+    ],
+)
+def test_a_divergence_names_both_lines(site, before, after, sentences):
+    script(site, JOB)
+    site.sparkles("run", "workflow.lua")
+    (site.folder / "e.lua").write_text("\n" + JOB.replace(before, after))
+    error = site.sparkles("replay", "LAST", "e.lua", code=1).stderr
+    assert "e.lua:" in error
+    for each in (*sentences, "at workflow.lua:"):
+        assert each in error
 
 
 @pytest.mark.parametrize(("call", "named"), [("sleep(0.03)", "sleep 0.03 s,"), ("now()", "now,"), ("random()", "random,")])
