@@ -14,6 +14,7 @@ from sparkles.backends.google.fleet import HandStarted, consume_fleet, find_cons
 from sparkles.backends.google.healing import Healer
 from sparkles.backends.google.job_store import GoogleJobStore
 from sparkles.backends.google.notifier import PubsubNotifier
+from sparkles.backends.google.scratch import Scratch
 from sparkles.backends.google.troubles import Troubles
 from sparkles.backends.local.fleet import ProcessFleet
 from sparkles.config import Settings
@@ -69,9 +70,14 @@ class Cloud:
         return self.notifier.tidy()
 
     @functools.cached_property
-    def healer(self) -> Healer:
+    def healer(self) -> Callable[[], list[str]]:
         """Puts in order what dead workers left."""
-        return Healer(self.jobs, self.connection.bucket, self._clock, lease_s=self._settings.lease_s)
+        return self.scratch.after(Healer(self.jobs, self.connection.bucket, self._clock, lease_s=self._settings.lease_s))
+
+    @functools.cached_property
+    def scratch(self) -> Scratch:
+        """The scratch directories of the workers that drivers of this state folder start."""
+        return Scratch(self._settings.state / "cloud" / "scratch", self.jobs)
 
     def check_fleet(self) -> None:
         """Before something is run: raises ConfigError where no worker could be started."""
@@ -90,6 +96,7 @@ class Cloud:
             self.jobs,
             self._clock,
             self.healer,
+            self.scratch,
             place,
             self._say,
             troubles.look,

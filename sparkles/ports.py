@@ -184,6 +184,9 @@ class JobStore(Protocol):
     def list_kept(self, job_ids: Collection[str]) -> list[AttemptRef]:
         """What `delete_jobs` would return: the attempts of these jobs that tasks of other jobs reuse."""
 
+    def sweep_jobs(self, older_than_s: float) -> None:
+        """Removes what is stored of jobs that were never made whole, by creations that were cut short that long ago."""
+
     def set_held(self, job_ids: Collection[str], held: bool) -> None:
         """Held jobs are not served. Unknown ids are ignored."""
 

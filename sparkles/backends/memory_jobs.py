@@ -107,6 +107,9 @@ class MemoryJobStore(MemoryWorkers):
                     offered.pop(ref, None)  # a later job of this id may have an attempt of this number
             return kept
 
+    def sweep_jobs(self, older_than_s: float) -> None:
+        """See ports.JobStore."""
+
     def list_kept(self, job_ids: Collection[str]) -> list[AttemptRef]:
         """See ports.JobStore."""
         with self._lock:

@@ -141,6 +141,7 @@ def remove(
         freed.folder_bytes += runs.delete_run(run.id)
         freed.runs += 1
     _remember(plan, runs, now_ms)
+    jobs.sweep_jobs(grace_s)
     orphans = set(blobs.list_jobs())  # before the jobs: one that is created now has no folder among these
     orphans -= {str(job.id) for job in jobs.list_jobs()}
     # What was kept for others and is reused no more, or is of a cleaning that was cut short.

@@ -205,3 +205,15 @@ def test_sweeping_spares_what_was_asked_for_lately(store, tmp_path, monkeypatch)
     assert store.blobs.sweep({kept}, 0)[0] == 2
     assert store.blobs.read(kept) == b"kept"
     other.close()
+
+
+def test_this_machine_s_clock_is_not_compared_with_the_bucket_s(store, monkeypatch):
+    """A clock that is two hours ahead makes nothing old."""
+    fresh = store.blobs.put_bytes(b"fresh")
+    store.blobs.settle()
+    put(store, "output.log", b"12345")
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 7200)
+    assert store.blobs.sweep([], 3600) == (0, 0)
+    assert store.blobs.list_jobs() == []
+    assert store.blobs.missing([fresh]) == set()

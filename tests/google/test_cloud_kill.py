@@ -179,9 +179,11 @@ def test_programs_that_outlive_driver_and_worker_are_ended_before_their_tasks_ru
     site.kill(*site.supervisors(), *site.working(), command.process.pid)
     command.end(-signal.SIGKILL)
     assert len(site.task_groups()) == 2
+    (left,) = (site.folder / ".sparkles" / "cloud" / "scratch").iterdir()
     del site.variables["SLOW"]
     said = site.finish()
     assert "died: 2 lost" in said
+    assert not left.exists()
     assert all(len(attempts) <= 2 for attempts in site.attempts().values())
     check(site, undisturbed[0])
 

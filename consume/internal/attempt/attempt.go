@@ -121,38 +121,64 @@ func (f *Folder) Create() error {
 	return nil
 }
 
-// PlaceInputs puts the task's inputs into its scratch directory. The error is a *Failed: staging or disk, with the path.
+// PlaceInputs puts the task's inputs into its scratch directory, many at a time. The error is a *Failed: staging or disk, with the path of the
+// first input, in the task's order, that cannot be placed.
 func (f *Folder) PlaceInputs(ctx context.Context, store blobs.Blobs) error {
-	for _, file := range f.Claim.Spec.Files {
-		if escapes(file.Dst) {
-			return &Failed{wire.FailureStaging, fmt.Sprintf("input %s: the path leaves the scratch directory", file.Dst)}
-		}
-		target := filepath.Join(f.work(), file.Dst)
-		if err := os.MkdirAll(filepath.Dir(target), 0o777); err != nil {
-			return failedCall(err, "input "+file.Dst)
-		}
-		err := store.Place(ctx, file.Digest, target, file.Executable, file.Private)
+	files := f.Claim.Spec.Files
+	made := map[string]bool{f.work(): true}
+	for place, file := range files {
+		err := f.makeRoom(file.Dst, made)
 		if err == nil {
 			continue
 		}
-		source := ""
-		if file.Src != "" {
-			source = fmt.Sprintf(" (%s)", file.Src)
+		if earlier := f.placeAll(ctx, store, files[:place]); earlier != nil {
+			return earlier
 		}
-		const again = "Run the same command again: it is stored anew, or made again"
-		var damaged *blobs.ErrDamaged
-		switch {
-		case errors.Is(err, blobs.ErrNotFound):
-			return &Failed{wire.FailureStaging, fmt.Sprintf("input %s%s is not in the store any more: %v. %s", file.Dst, source, err, again)}
-		case errors.As(err, &damaged):
-			return &Failed{wire.FailureStaging, fmt.Sprintf("input %s%s is damaged: %v. %s", file.Dst, source, err, again)}
-		case isFull(err):
-			return &Failed{wire.FailureDisk, fmt.Sprintf("input %s: no space is left: %v", file.Dst, err)}
-		default:
-			return &Failed{wire.FailureStaging, fmt.Sprintf("input %s: %v", file.Dst, err)}
-		}
+		return err
 	}
+	return f.placeAll(ctx, store, files)
+}
+
+// makeRoom makes the folder of an input; made are those that are there.
+func (f *Folder) makeRoom(name string, made map[string]bool) error {
+	if escapes(name) {
+		return &Failed{wire.FailureStaging, fmt.Sprintf("input %s: the path leaves the scratch directory", name)}
+	}
+	folder := filepath.Dir(filepath.Join(f.work(), name))
+	if made[folder] {
+		return nil
+	}
+	if err := os.MkdirAll(folder, 0o777); err != nil {
+		return failedCall(err, "input "+name)
+	}
+	made[folder] = true
 	return nil
+}
+
+func (f *Folder) placeAll(ctx context.Context, store blobs.Blobs, files []wire.InputFile) error {
+	return sideBySide(ctx, len(files), func(ctx context.Context, place int) error { return f.place(ctx, store, files[place]) })
+}
+
+func (f *Folder) place(ctx context.Context, store blobs.Blobs, file wire.InputFile) error {
+	err := store.Place(ctx, file.Digest, filepath.Join(f.work(), file.Dst), file.Executable, file.Private)
+	if err == nil {
+		return nil
+	}
+	source := ""
+	if file.Src != "" {
+		source = fmt.Sprintf(" (%s)", file.Src)
+	}
+	const again = "Run the same command again: it is stored anew, or made again"
+	var damaged *blobs.ErrDamaged
+	switch {
+	case errors.Is(err, blobs.ErrNotFound):
+		return &Failed{wire.FailureStaging, fmt.Sprintf("input %s%s is not in the store any more: %v. %s", file.Dst, source, err, again)}
+	case errors.As(err, &damaged):
+		return &Failed{wire.FailureStaging, fmt.Sprintf("input %s%s is damaged: %v. %s", file.Dst, source, err, again)}
+	case isFull(err):
+		return &Failed{wire.FailureDisk, fmt.Sprintf("input %s: no space is left: %v", file.Dst, err)}
+	}
+	return &Failed{wire.FailureStaging, fmt.Sprintf("input %s: %v", file.Dst, err)}
 }
 
 // Launch is what to start. The error is a *Failed.

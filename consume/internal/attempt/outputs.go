@@ -73,7 +73,7 @@ func (f *Folder) ReadResults() (*string, error) {
 	return &text, nil
 }
 
-// CollectOutputs stores what the task was to leave. A pattern without wildcards names a file whatever it is; wildcards pass over the task's own
+// CollectOutputs stores what the task was to leave, many files at a time. A pattern without wildcards names a file whatever it is; wildcards pass over the task's own
 // inputs and over links out. The error is a *Failed: output, where a required pattern matched nothing or something leads out; disk; staging.
 func (f *Folder) CollectOutputs(ctx context.Context, store blobs.Blobs) ([]wire.Artifact, error) {
 	work := f.work()
@@ -123,23 +123,34 @@ func (f *Folder) CollectOutputs(ctx context.Context, store blobs.Blobs) ([]wire.
 		names = append(names, name)
 	}
 	slices.Sort(names)
-	artifacts := make([]wire.Artifact, 0, len(names))
-	for _, name := range names {
-		// A link to a file inside is that file's bytes.
-		real, err := filepath.EvalSymlinks(filepath.Join(work, name))
-		if err != nil {
-			return nil, failedCall(err, "output "+name)
-		}
-		artifact, err := store.Collect(ctx, real, name)
-		if err != nil {
-			if isFull(err) {
-				return nil, &Failed{wire.FailureDisk, fmt.Sprintf("outputs were not stored: %v", err)}
-			}
-			return nil, &Failed{wire.FailureStaging, fmt.Sprintf("outputs were not stored: %v", err)}
-		}
-		artifacts = append(artifacts, artifact)
+	artifacts := make([]wire.Artifact, len(names))
+	err := sideBySide(ctx, len(names), func(ctx context.Context, place int) (err error) {
+		artifacts[place], err = f.collect(ctx, store, names[place])
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
 	return artifacts, nil
+}
+
+func (f *Folder) collect(ctx context.Context, store blobs.Blobs, name string) (wire.Artifact, error) {
+	err := blobs.CheckOutput(name)
+	if err == nil {
+		// A link to a file inside is that file's bytes.
+		real, failed := filepath.EvalSymlinks(filepath.Join(f.work(), name))
+		if failed != nil {
+			return wire.Artifact{}, failedCall(failed, "output "+name)
+		}
+		var artifact wire.Artifact
+		if artifact, err = store.Collect(ctx, real, name); err == nil {
+			return artifact, nil
+		}
+	}
+	if isFull(err) {
+		return wire.Artifact{}, &Failed{wire.FailureDisk, fmt.Sprintf("outputs were not stored: %v", err)}
+	}
+	return wire.Artifact{}, &Failed{wire.FailureStaging, fmt.Sprintf("outputs were not stored: %v", err)}
 }
 
 // checkOwn refuses a link in the place of the scratch directory or of the attempt's folder: what is there is not the task's.

@@ -3,7 +3,9 @@ package blobs
 import (
 	"fmt"
 	"io/fs"
+	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"sparkles.dev/consume/internal/wire"
 )
@@ -69,4 +71,79 @@ func CheckName(name string) error {
 		return nil
 	}
 	return fmt.Errorf("%q is not the name of an object: expected names with slashes between them", name)
+}
+
+const (
+	// mostName is for one name of a path, on every file system in use; mostPath for a whole one: PATH_MAX has to hold the folder before it too.
+	mostName = 255
+	mostPath = 2048
+	// mostShown characters of a name are told.
+	mostShown = 200
+)
+
+// CheckOutput refuses names of outputs that are not paths of plain names, as check_artifact_name does in sparkles/backends/names.py: where one
+// worker stores an output, the other does.
+func CheckOutput(name string) error {
+	why := ""
+	switch {
+	case strings.HasPrefix(name, "/"):
+		why = "begins with a slash"
+	case len(name) > mostPath:
+		why = fmt.Sprintf("is longer than %d bytes", mostPath)
+	default:
+		for part := range strings.SplitSeq(name, "/") {
+			if why = whyNot(part); why != "" {
+				break
+			}
+		}
+	}
+	if why == "" {
+		return nil
+	}
+	return fmt.Errorf("collect: %s cannot be the name of an output: it %s", shown(name), why)
+}
+
+// whyNot says what is wrong with one name of a path, "" where it is usable.
+func whyNot(part string) string {
+	switch {
+	case part == "":
+		return "has an empty part"
+	case part == "." || part == "..":
+		return "has a part '" + part + "'"
+	case strings.ContainsAny(part, "\\\x00"):
+		return "holds a slash, a backslash or a NUL"
+	case !utf8.ValidString(part):
+		return "is not UTF-8"
+	case len(part) > mostName:
+		return fmt.Sprintf("has a part of more than %d bytes", mostName)
+	}
+	return ""
+}
+
+// shown is the beginning of a name, quoted as Python's repr does: a byte that is not UTF-8 as \udcNN.
+func shown(name string) string {
+	quote := byte('\'')
+	if strings.Contains(name, "'") && !strings.Contains(name, `"`) {
+		quote = '"'
+	}
+	text := []byte{quote}
+	count := 0
+	for at := 0; at < len(name); count++ {
+		letter, size := utf8.DecodeRuneInString(name[at:])
+		switch {
+		case count == mostShown:
+			return string(append(text, '.', '.', '.', quote))
+		case letter == utf8.RuneError && size == 1:
+			text = fmt.Appendf(text, `\udc%02x`, name[at])
+		case letter == rune(quote) || letter == '\\':
+			text = append(text, '\\', byte(letter))
+		case strconv.IsPrint(letter):
+			text = utf8.AppendRune(text, letter)
+		default:
+			plain := strconv.QuoteRune(letter)
+			text = append(text, plain[1:len(plain)-1]...)
+		}
+		at += size
+	}
+	return string(append(text, quote))
 }

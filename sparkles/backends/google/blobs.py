@@ -161,11 +161,10 @@ class GoogleBlobs:
 
     def sweep(self, keep: Collection[Digest], older_than_s: float) -> tuple[int, int]:
         """See Blobs."""
-        before = time.time() - older_than_s
         cut = len("cas/")
-        old = [
-            (name, size) for name, size, written in self._bucket.listing("cas/") if name[cut:] not in keep and written <= before
-        ]
+        unused = [each for each in self._bucket.listing("cas/") if each[0][cut:] not in keep]
+        before = self._bucket.now() - older_than_s
+        old = [(name, size) for name, size, written in unused if written <= before]
         for name, _ in old:
             self._present.pop(Digest(name[cut:]), None)
         removed = self._bucket.delete(name for name, _ in old)
@@ -213,7 +212,7 @@ class GoogleBlobs:
         for name, _, written in self._bucket.listing("jobs/"):
             job = name.split("/")[1]
             newest[job] = max(newest.get(job, 0.0), written)
-        before = time.time() - GRACE_S
+        before = self._bucket.now() - GRACE_S
         return sorted(job for job, written in newest.items() if written < before)
 
     def job_bytes(self, job_id: str) -> int:
@@ -263,7 +262,7 @@ class GoogleBlobs:
     def _touch(self, name: str) -> bool:
         """Whether the object exists; one that is old counts as new from now on."""
         written = self._bucket.written_at(name)
-        if written is not None and time.time() - written > TOUCH_AFTER_S:
+        if written is not None and self._bucket.now() - written > TOUCH_AFTER_S:
             self._bucket.touch(name)
         return written is not None
 

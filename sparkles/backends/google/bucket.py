@@ -23,6 +23,7 @@ from google.cloud.storage.exceptions import DataCorruption
 
 from sparkles.backends.google.failures import translate
 from sparkles.backends.google.patience import CHECK_S, PATIENCE_S, TOLD_AFTER_S, Patience
+from sparkles.backends.google.server_time import ServerTime
 from sparkles.errors import NotFound
 
 THREADS = 16
@@ -71,6 +72,11 @@ class Bucket:
         client._http.mount("http://", adapter)
         client._http.mount("https://", adapter)
         _settle_environment(client)
+        clock = ServerTime()
+        client._http.hooks["response"].append(clock.note)
+        self.now = clock.now
+        """The present by the service's clock, as its last answer told it: what times of objects are compared with."""
+
         self._bucket = client.bucket(name)
         self.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="storage")
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import grpc
@@ -20,6 +19,7 @@ from google.cloud.datastore_v1.types import query as query_types
 
 from sparkles.backends.google.entities import Entity, entity_of, message_of, stamp_ms, value_of
 from sparkles.backends.google.failures import code_of, retryable, translate
+from sparkles.backends.google.parallel import each_of
 from sparkles.backends.google.patience import CHECK_S, PATIENCE_S, TOLD_AFTER_S, Patience
 from sparkles.errors import BackendError
 
@@ -43,6 +43,7 @@ _SERVICE = "/google.datastore.v1.Datastore/"
 _FAIL = 3  # Mutation.ConflictResolutionStrategy.FAIL
 _OPERATORS = {"=": 5, "<": 1, "<=": 2, ">": 3, ">=": 4}
 _NOT_FINISHED = 1
+_LOST = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND)
 
 _CommitRequest = api.CommitRequest.pb()
 _CommitResponse = api.CommitResponse.pb()
@@ -228,8 +229,13 @@ class Datastore:
             base_version=base,
             conflict_resolution_strategy=_FAIL,
         )
-        lost = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND)
-        return self._write(entity, mutation, lost, applied)
+        return self._write(entity, mutation, _LOST, applied)
+
+    def delete(self, entity: Entity) -> bool:
+        """Removes the entity; False where the version that was read is not the current one."""
+        key = self._key(entity.kind, entity.name)
+        mutation = _Mutation(delete=key, base_version=entity.version, conflict_resolution_strategy=_FAIL)
+        return self._write(entity, mutation, _LOST) is not None
 
     def update(self, kind: str, name: str, change: Callable[[Entity | None], Entity | None]) -> Entity | None:
         """Reads, changes and writes until nobody else wrote in between. `change` returns None to leave all as it is.
@@ -384,15 +390,3 @@ class Datastore:
             "partition_id": {"project_id": self._project, "database_id": self._database, "namespace_id": self._namespace},
             "path": [{"kind": kind, "name": name}],
         }
-
-
-def each_of(pool: ThreadPoolExecutor, act: Callable[[T], R], items: Iterable[T], most: int = 8) -> list[R]:
-    """`act` of each item in a pool's threads, the answers in order. Items are taken as they are needed, so that few are in memory."""
-    answers: list[R] = []
-    under_way: deque[Future[R]] = deque()
-    for item in items:
-        if len(under_way) == most:
-            answers.append(under_way.popleft().result())
-        under_way.append(pool.submit(act, item))
-    answers.extend(future.result() for future in under_way)
-    return answers

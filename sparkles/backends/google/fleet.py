@@ -1,4 +1,5 @@
-"""Cloud workers as ordinary processes of this machine: `consume run`; or none, where people start them. May import local.fleet and errors.
+"""Cloud workers as ordinary processes of this machine: `consume run`; or none, where people start them. May import local.fleet,
+scratch and errors.
 
 Where the program is: setting `consume`, then PATH, then what `make consume` built in a source tree.
 """
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from sparkles import __version__
 from sparkles.backends.google.projects import Place
+from sparkles.backends.google.scratch import Scratch
 from sparkles.backends.local.fleet import ProcessFleet
 from sparkles.errors import ConfigError, UsageError
 from sparkles.model import WorkerId
@@ -76,6 +78,7 @@ def consume_fleet(
     jobs: JobStore,
     clock: Clock,
     recover: Callable[[], list[str]],
+    scratch: Scratch,
     place: Place,
     say: Callable[[str], None],
     look: Callable[[str], None],
@@ -84,9 +87,9 @@ def consume_fleet(
     cpu: float | None = None,
     memory_bytes: int | None = None,
     lease_s: float = 60.0,
-) -> ProcessFleet:
-    """The consume workers of one driver on this machine. `program` is asked for when one is started; `folder` is where their scratch
-    directories and logs go; `say` is told once of a program of another version; `look` is called with the pool that is to be served."""
+) -> ConsumeFleet:
+    """The consume workers of one driver on this machine. `program` is asked for when one is started; logs go below `folder`; `say` is
+    told once of a program of another version; `look` is called with the pool that is to be served."""
     options = ["--lease", f"{lease_s:g}s"]
     for name, value in (("--cpu", cpu), ("--memory", memory_bytes)):
         if value is not None:
@@ -104,9 +107,35 @@ def consume_fleet(
                 say(
                     f"consume: {found} is of version {theirs}, sparkles of {__version__}: they belong together (sparkles doctor)"
                 )
-        return [found, *arguments(place, pool, worker, str(folder / "scratch")), "--driver-fd", "0", *options]
+        return [found, *arguments(place, pool, worker, str(scratch.folder)), "--driver-fd", "0", *options]
 
-    return ProcessFleet(folder / "workers", jobs, clock, command, recover, lease_s=lease_s, environ=environ, look=look)
+    logs = folder / "workers"
+    return ConsumeFleet(logs, jobs, clock, command, recover, scratch, lease_s=lease_s, environ=environ, look=look)
+
+
+class ConsumeFleet(ProcessFleet):
+    """As ProcessFleet; what workers that were killed left of their scratch directories goes with their logs."""
+
+    def __init__(
+        self,
+        folder: Path,
+        jobs: JobStore,
+        clock: Clock,
+        command: Callable[[str, WorkerId], list[str]],
+        recover: Callable[[], list[str]],
+        scratch: Scratch,
+        *,
+        lease_s: float,
+        environ: Mapping[str, str],
+        look: Callable[[str], None],
+    ) -> None:
+        """See ProcessFleet."""
+        super().__init__(folder, jobs, clock, command, recover, lease_s=lease_s, environ=environ, look=look)
+        self._scratch = scratch
+
+    def remove_logs(self) -> int:
+        """See Fleet."""
+        return super().remove_logs() + self._scratch.remove()
 
 
 class HandStarted:

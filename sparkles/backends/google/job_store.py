@@ -25,6 +25,7 @@ from sparkles.backends.google.shards import Shards, Stored, cut, size_for
 from sparkles.backends.google.tasks import Tasks, document_of
 from sparkles.backends.google.views import Views
 from sparkles.backends.google.workers import Workers
+from sparkles.engine.cleaning import GRACE_S
 from sparkles.errors import StorageFull
 from sparkles.model import (
     AttemptRef,
@@ -196,6 +197,10 @@ class GoogleJobStore(Tasks):
             if claimed:
                 raise messages.job_claimed(job_id, claimed[:5], len(claimed))
         self._datastore.delete_all(names.JOB, sorted(found))
+        # What has objects and is no job was cut short in its creation or deletion. How long ago a server without times does not say:
+        # then it goes by the objects'.
+        orphans = [key for job_id in sorted(set(job_ids) - set(found)) for key in self._shards.numbers(job_id)]
+        self._shards.delete_orphans(orphans, GRACE_S, undated=True)
         objects = []
         for job_id, job in found.items():
             self._views.forget(job_id)
@@ -203,6 +208,10 @@ class GoogleJobStore(Tasks):
             objects += [names.manifest(job_id, job.manifest), names.fingerprints(job_id)]
         self._bucket.delete(objects)
         return self.list_kept(job_ids)
+
+    def sweep_jobs(self, older_than_s: float) -> None:
+        """See ports.JobStore; by the server's times, where it says them."""
+        self._shards.delete_orphans(self._shards.all_keys(), older_than_s)
 
     def list_kept(self, job_ids: Collection[str]) -> list[AttemptRef]:
         """See ports.JobStore."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from sparkles import wire
@@ -115,6 +115,32 @@ class Shards:
     def delete(self, keys: Iterable[str]) -> None:
         """Removes shards by key name."""
         self._datastore.delete_all(names.SHARD, keys)
+
+    def all_keys(self) -> list[str]:
+        """The key names of all shards, of jobs that exist and of others."""
+        return [each.name for each in self._datastore.query(names.SHARD, keys_only=True)]
+
+    def delete_orphans(self, keys: Iterable[str], older_than_s: float, *, undated: bool = False) -> int:
+        """Removes those of these shards whose job has no entity and that were written that long ago; returns how many.
+
+        One that is written anew meanwhile stays: its job is being submitted again.
+
+        Args:
+            undated: Also where the server does not say when they were written.
+        """
+        by_job: dict[str, list[str]] = {}
+        for key in keys:
+            by_job.setdefault(key.split(":")[1], []).append(key)
+        suspects = [key for job in self._without_entity(by_job) for key in by_job[job]]
+        found = self._datastore.lookup(names.SHARD, suspects)
+        old = [each for each in found.values() if (undated if each.age_s is None else each.age_s > older_than_s)]
+        # Asked again, after they were read: the job may have been inserted in between.
+        orphans = self._without_entity({entity.name.split(":")[1] for entity in old})
+        gone = [entity for entity in old if entity.name.split(":")[1] in orphans]
+        return sum(self._datastore.pool.map(self._datastore.delete, gone))
+
+    def _without_entity(self, jobs: Collection[str]) -> set[str]:
+        return set(jobs) - set(self._datastore.lookup(names.JOB, sorted(jobs)))
 
     def open_of(self, owner: str) -> set[str]:
         """The jobs of an owner that have tasks pending or claimed."""

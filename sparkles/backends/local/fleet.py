@@ -126,9 +126,7 @@ class ProcessFleet:
     def remove_logs(self) -> int:
         """See Fleet."""
         known = {str(worker.id) for worker in self._jobs.list_workers()}
-        # The file system's own present, by a file that every process touches.
-        above = self._folder.parents[:2]
-        now = max((path.stat().st_mtime for each in above for path in each.glob(f"{layout.DATABASE}*")), default=0.0)
+        now = present(self._folder)
         freed = 0
         for path in self._folder.glob("w-*.log"):
             try:
@@ -204,6 +202,13 @@ class ProcessFleet:
                 f"a worker could not be started: {error.strerror} ({error.filename})", "start a worker", str(log)
             ) from error
         return _Process(worker, child, log, self._clock.monotonic())
+
+
+def present(folder: Path) -> float:
+    """What time it is by the file system of the state folder, which is one or two above `folder`: that of a file that every process
+    touches."""
+    above = folder.parents[:2]
+    return max((path.stat().st_mtime for each in above for path in each.glob(f"{layout.DATABASE}*")), default=0.0)
 
 
 def _ending(code: int) -> str:

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"cloud.google.com/go/storage"
+	"golang.org/x/sync/semaphore"
 	"google.golang.org/api/option"
 
 	"sparkles.dev/consume/internal/blobs"
@@ -29,6 +30,8 @@ const (
 	transfers = 16
 	// smallBytes is what is sent from memory in one request; more is sent in chunks of this, each kept in memory until it is acknowledged.
 	smallBytes = 8 << 20
+	// memoryBytes of what is being sent are in memory at a time, whatever the number of tasks that end together.
+	memoryBytes = 4 * smallBytes
 	// pieceBytes is after how much of that the worker knows that bytes still move.
 	pieceBytes = 256 << 10
 	// touchAfter is below the hour for which `sparkles clean` spares content that no job refers to, so that an output stays until its record is written.
@@ -60,6 +63,7 @@ type Store struct {
 	client       *storage.Client
 	bucket       *storage.BucketHandle
 	slots        chan struct{}
+	memory       *semaphore.Weighted
 	troubled     atomic.Bool
 	began        time.Time
 	movedAt      atomic.Int64 // nanoseconds after began: the machine's clock may be set
@@ -86,7 +90,8 @@ func Open(ctx context.Context, options Options) (*Store, error) {
 	opened.SetRetry(storage.WithPolicy(storage.RetryNever))
 	s := &Store{
 		name: options.Bucket, prefix: options.Prefix, patience: options.Patience, callTime: callTime, toldAfter: toldAfter, log: options.Log,
-		client: opened, bucket: opened.Bucket(options.Bucket), slots: make(chan struct{}, transfers), began: time.Now(),
+		client: opened, bucket: opened.Bucket(options.Bucket), slots: make(chan struct{}, transfers), memory: semaphore.NewWeighted(memoryBytes),
+		began: time.Now(),
 	}
 	if s.patience == 0 {
 		s.patience = patience
@@ -138,6 +143,11 @@ func (s *Store) Collect(ctx context.Context, path, name string) (wire.Artifact, 
 		return wire.Artifact{}, err
 	}
 	defer file.Close()
+	free, err := s.reserve(ctx, file)
+	if err != nil {
+		return wire.Artifact{}, err
+	}
+	defer free()
 	artifact := wire.Artifact{Name: name, SizeBytes: file.Facts.Size(), Executable: file.Executable(), Private: file.Private()}
 	if artifact.SizeBytes <= smallBytes {
 		data, err := io.ReadAll(file)
@@ -167,6 +177,15 @@ func (s *Store) Collect(ctx context.Context, path, name string) (wire.Artifact, 
 		return wire.Artifact{}, err
 	}
 	return artifact, s.keep(ctx, artifact.Digest, errPresent)
+}
+
+// reserve waits until there is memory for what is sent of a file at a time.
+func (s *Store) reserve(ctx context.Context, file *blobs.Outgoing) (free func(), err error) {
+	size := min(file.Facts.Size(), smallBytes)
+	if err := s.memory.Acquire(ctx, size); err != nil {
+		return nil, context.Cause(ctx)
+	}
+	return func() { s.memory.Release(size) }, nil
 }
 
 // keep makes content that was there already count as written now where it is old.
@@ -206,6 +225,11 @@ func (s *Store) PutFile(ctx context.Context, name, path string) error {
 		return err
 	}
 	defer file.Close()
+	free, err := s.reserve(ctx, file)
+	if err != nil {
+		return err
+	}
+	defer free()
 	if file.Facts.Size() > smallBytes {
 		return s.sendFile(ctx, name, file, "", 0)
 	}

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -363,5 +364,38 @@ func TestOldContentIsTouched(t *testing.T) {
 		if found, err := store.ReadAll(t.Context(), blobs.Content(artifact.Digest)); err != nil || !bytes.Equal(found, data) {
 			t.Errorf("%d bytes: %d came back (%v)", size, len(found), err)
 		}
+	}
+}
+
+// However many files are sent at a time, only so many bytes of them are in memory.
+func TestMemoryOfManyTransfers(t *testing.T) {
+	const together = memoryBytes / smallBytes
+	var underWay, most atomic.Int64
+	address := proxy(t, func(answer http.ResponseWriter, request *http.Request) (http.ResponseWriter, bool) {
+		if request.Method != http.MethodPost {
+			return answer, false
+		}
+		now := underWay.Add(1)
+		for known := most.Load(); now > known && !most.CompareAndSwap(known, now); known = most.Load() {
+		}
+		for deadline := time.Now().Add(30 * time.Second); most.Load() < together && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		}
+		time.Sleep(300 * time.Millisecond) // for one too many
+		underWay.Add(-1)
+		return answer, false
+	})
+	store := open(t, Options{EmulatorHost: address})
+	var group sync.WaitGroup
+	for range 10 {
+		path, _ := file(t, smallBytes)
+		group.Go(func() {
+			if _, err := store.Collect(t.Context(), path, "x"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	group.Wait()
+	if found := most.Load(); found != together {
+		t.Errorf("%d files of %d bytes were sent at a time, expected %d", found, smallBytes, together)
 	}
 }
