@@ -58,7 +58,7 @@ func (s *Store) send(ctx context.Context, name string, data []byte, absent bool)
 		if closed := writer.Close(); err == nil || closed != nil {
 			err = closed
 		}
-		return present(err)
+		return s.present(err)
 	})
 }
 
@@ -86,9 +86,9 @@ func (s *Store) sendFile(ctx context.Context, name string, file *blobs.Outgoing,
 			if closed := writer.Close(); answered(closed, http.StatusPreconditionFailed) {
 				err = closed
 			}
-			return present(err)
+			return s.present(err)
 		}
-		return present(writer.Close())
+		return s.present(writer.Close())
 	})
 }
 
@@ -121,6 +121,7 @@ func (s *Store) facts(ctx context.Context, name string) (*storage.ObjectAttrs, e
 	err := s.trying(ctx, name, s.callTime, func(ctx context.Context, _ func(bool)) error {
 		var err error
 		found, err = s.object(name).Attrs(ctx)
+		s.note(err)
 		return err
 	})
 	return found, err
@@ -164,7 +165,9 @@ func (s *Store) list(ctx context.Context, below string, most int) ([]string, err
 	return names, err
 }
 
-func present(err error) error {
+// present gives errPresent where that is what an answer says.
+func (s *Store) present(err error) error {
+	s.note(err)
 	if answered(err, http.StatusPreconditionFailed) {
 		return errPresent
 	}

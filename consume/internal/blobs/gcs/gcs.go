@@ -65,6 +65,8 @@ type Store struct {
 	slots        chan struct{}
 	memory       *semaphore.Weighted
 	troubled     atomic.Bool
+	ahead        atomic.Int64 // nanoseconds that it is later by the service's clock
+	dated        atomic.Bool  // it has said what time it is
 	began        time.Time
 	movedAt      atomic.Int64 // nanoseconds after began: the machine's clock may be set
 }
@@ -195,7 +197,7 @@ func (s *Store) keep(ctx context.Context, digest string, err error) error {
 	}
 	name := blobs.Content(digest)
 	found, err := s.facts(ctx, name)
-	if err != nil || time.Since(found.Updated) < touchAfter {
+	if err != nil || s.now(ctx).Sub(found.Updated) < touchAfter {
 		return err
 	}
 	return s.trying(ctx, name, s.callTime, func(ctx context.Context, more func(bool)) error {

@@ -399,3 +399,45 @@ func TestMemoryOfManyTransfers(t *testing.T) {
 		t.Errorf("%d files of %d bytes were sent at a time, expected %d", found, smallBytes, together)
 	}
 }
+
+// How old content is goes by the service's clock, not by the worker's.
+func TestAnotherClock(t *testing.T) {
+	for _, ahead := range []time.Duration{0, 2 * time.Hour} {
+		var rewritten atomic.Int64
+		address := proxy(t, func(answer http.ResponseWriter, request *http.Request) (http.ResponseWriter, bool) {
+			if strings.Contains(request.URL.Path, "/rewriteTo/") {
+				rewritten.Add(1)
+			}
+			return &dated{answer, time.Now().Add(ahead)}, false
+		})
+		for _, size := range []int{4, 9 << 20} {
+			path, _ := file(t, size)
+			prefix := "t" + rand.Text() + "/"
+			for range 2 { // by two workers
+				if _, err := open(t, Options{EmulatorHost: address, Prefix: prefix}).Collect(t.Context(), path, "x"); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		expected := int64(0)
+		if ahead > touchAfter {
+			expected = 2
+		}
+		if found := rewritten.Load(); found != expected {
+			t.Errorf("%s ahead: touched %d times, expected %d", ahead, found, expected)
+		}
+	}
+}
+
+// dated is an answer with another date.
+type dated struct {
+	http.ResponseWriter
+	at time.Time
+}
+
+func (d *dated) WriteHeader(code int) {
+	d.Header().Set("Date", d.at.UTC().Format(http.TimeFormat))
+	d.ResponseWriter.WriteHeader(code)
+}
+
+func (d *dated) Unwrap() http.ResponseWriter { return d.ResponseWriter }
