@@ -182,6 +182,8 @@ class Inputs:
 
     def _explained(self, src: str, error: UsageError) -> str:
         bare = src.rstrip("/")
+        if self._source.matches(glob.escape(src)):
+            return str(error)  # it is there, and something else is wrong with it
         if bare and self._source.matches(f"{glob.escape(bare)}/**"):
             return f"{src}: a directory; name its files or use a glob such as '{bare}/**'"
         folder, base = posixpath.split(bare)

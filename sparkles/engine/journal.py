@@ -6,12 +6,15 @@ this execution is answered by the n-th recorded. Nothing is keyed on position, w
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 
 from sparkles import digest
 from sparkles.engine import keys
 from sparkles.engine.commands import Command, Done, Raised, StepError
 from sparkles.engine.replay import Reuse, decide
+from sparkles.errors import NotFound
 from sparkles.model import Digest, Json, RunId, Step, StepKey, StepState
 from sparkles.ports import Clock, RunStore
 
@@ -62,6 +65,7 @@ class Journal:
         self._digests: dict[str, Digest] = {}
         self._started_at_ms: dict[StepKey, int] = {}
         self._ahead: dict[str, dict[StepKey, Step]] = {}
+        self._reached: dict[str, int] = {}
         self.recorded_steps = self._sequence
         """How many steps were recorded when the run was opened, at most."""
         self._parked: list[str] = []
@@ -97,9 +101,19 @@ class Journal:
             raise Parked
         self._occurrences[(strand, kind, of_parts)] = count
         self.asked += 1
-        if recorded is not None and recorded.position != position:
-            self._moved[key] = position
+        if recorded is not None:
+            self._reached[strand] = max(recorded.sequence, self._reached.get(strand, 0))
+            if recorded.position != position:
+                self._moved[key] = position
         return Asking(key, parts, position, recorded)
+
+    def reached(self, strand: str) -> int:
+        """The greatest sequence of a recorded step that the strand, or one above it, has asked for in this execution; 0 before."""
+        found = 0
+        while strand:
+            found = max(found, self._reached.get(strand, 0))
+            strand = strand.rpartition("/")[0]
+        return found
 
     def _look(self, key: StepKey) -> Step | None:
         """What is recorded under a key. A replay mostly asks in the order of the record, so the strand's next steps are read along."""
@@ -230,6 +244,20 @@ class Journal:
     def steps(self, kinds: tuple[str, ...]) -> list[Step]:
         """The recorded steps of these kinds, in the order in which they were first asked for."""
         return self._store.list_steps(self._run, kinds=kinds)
+
+    def inherited(self, kinds: tuple[str, ...]) -> list[Step]:
+        """As `steps`, those of the run that this one was forked from, which were not copied; none where it is gone."""
+        try:
+            source = self._store.get_run(self._run).forked_from
+        except NotFound:
+            return []
+        return self._store.list_steps(RunId(source), kinds=kinds) if source else []
+
+    def of_other_runs(self, kinds: tuple[str, ...]) -> Iterator[tuple[RunId, list[Step]]]:
+        """What other runs recorded of these kinds, the newest run first."""
+        for run in self._store.list_runs():
+            if run.id != self._run:
+                yield run.id, self._store.list_steps(run.id, kinds=kinds)
 
     def _put(self, asking: Asking, state: StepState, value: Json, error: bool, ended_at_ms: int | None) -> Step:
         started = self._started_at_ms.get(asking.key)

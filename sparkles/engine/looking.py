@@ -11,7 +11,7 @@ from sparkles.engine.files import RunFiles
 from sparkles.engine.outputs import compile_glob
 from sparkles.engine.planned import Unplannable
 from sparkles.errors import UsageError
-from sparkles.model import Artifact, Digest
+from sparkles.model import Artifact, Digest, StepKey
 from sparkles.ports import Content
 
 
@@ -98,9 +98,10 @@ class LookingFiles(RunFiles):
         self._planned: dict[Path, bytes] = {}
         self._makers: list[tuple[str, Path]] = []
 
-    def will_write(self, path: Path, content: bytes) -> None:
+    def will_write(self, path: Path, key: StepKey, content: bytes) -> None:
         """A step would put this there."""
         self._planned[path] = content
+        self.wrote(path, key, None, digest.of_bytes(content))
 
     def may_make(self, what: str, below: Path) -> None:
         """A step that has not run, called `what`, may make files in a folder: one that is missing there is not known to be missing."""
@@ -111,11 +112,15 @@ class LookingFiles(RunFiles):
             if path.is_relative_to(below):
                 raise NotThere(what)
 
-    def at_this_point(self, path: Path) -> Digest | None:
+    def present(self, path: Path) -> Digest | None:
+        """See RunFiles."""
+        return self._looking.put_bytes(self._planned[path]) if path in self._planned else super().present(path)
+
+    def at_this_point(self, path: Path, *, new: bool = False) -> Digest | None:
         """See RunFiles. Raises NotThere."""
         if path in self._planned:
             return self._looking.put_bytes(self._planned[path])
-        found = super().at_this_point(path)
+        found = super().at_this_point(path, new=new)
         if found is None:
             self._missing(path)
         return found

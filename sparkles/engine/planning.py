@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from sparkles import digest
@@ -183,6 +184,7 @@ class PlanSession:
 
     def _read(self, strand: str, command: ask.Read) -> ask.Answer:
         asking = self.journal.ask_for(strand, command)
+        self._files.stand_at(asking)
         try:
             return self._exists(asking, command) if command.reader == "exists" else self._content(asking, command)
         except NotThere as error:
@@ -241,7 +243,7 @@ class PlanSession:
         where = (asking.key.strand, command.position)
         if before is not None and before.value is not None and self._earlier is not None:
             value = digest.parse(before.value)
-            if "exists" in value or not self._blobs.missing([Digest(value["digest"])]):
+            if "exists" in value or (value["digest"] and not self._blobs.missing([Digest(value["digest"])])):
                 self._say(RUNS, "read", command.path, *where, why="the file is made anew", as_in=self._earlier.run)
                 if "exists" in value:
                     return ask.Done(value["exists"])
@@ -259,14 +261,14 @@ class PlanSession:
             if recorded is not None and recorded.state is StepState.DONE:
                 decision = look_at_written(self._files, asking.key, target, command.path, digest.of_bytes(command.content))
                 reused = isinstance(decision, Reuse) or self._as_recorded
-                why = "" if reused else "the file is missing"
+                why = "" if isinstance(decision, Reuse) or reused else f"the file {decision.why}"
             else:
                 reused = False
                 why, differences = self._why(asking)
         except UsageError as error:
             return ask.refused(error)
         if not reused or not target.exists():
-            self._files.will_write(target, command.content)
+            self._files.will_write(target, asking.key, command.content)
         self._say(REUSED if reused else RUNS, "write", command.path, strand, command.position, why=why, differences=differences)
         return ask.Done()
 
@@ -274,6 +276,7 @@ class PlanSession:
 
     def _submit(self, strand: str, command: ask.Submit) -> ask.Answer:
         try:
+            self._files.stand_before_job(strand, command.draft.name)
             built = self._submitter.build(command.draft)
         except NotThere as error:
             why = f"unknown until {error.until}"
@@ -360,7 +363,8 @@ class PlanSession:
         asking = self.journal.ask_for(strand, command)
         recorded = asking.recorded
         what = f"{command.job} to {command.dest}"
-        value = digest.parse(recorded.value) if recorded is not None and recorded.value is not None else None
+        done = recorded is not None and recorded.state is StepState.DONE
+        value = digest.parse(recorded.value) if done and recorded is not None and recorded.value is not None else None
         if self._as_recorded and value is not None:
             self._say(REUSED, "fetch", what, strand, command.position)
             return ask.Done({"path": command.dest, "files": value["files"]}, reused=True)
@@ -368,28 +372,29 @@ class PlanSession:
         until = self._jobs.until(command.job) if planned else ""
         try:
             dest = self._files.resolve_outside(command.dest)
+            self._files.fetched(strand, dest)
+            same = value is not None and not planned and value.get("outcome") == self._ports.jobs.state_digest(command.job)
             if not until:
-                files = self._lacking(command, dest, planned)
+                files = self._lacking(command, dest, planned, [] if same else None)
         except (NotFound, UsageError) as error:
             return ask.refused(error, "fetch")
         if until:
             self._say(UNKNOWN, "fetch", what, strand, command.position, why=f"unknown until {until}")
             raise Unplannable
-        same = value is not None and not planned and value.get("outcome") == self._ports.jobs.state_digest(command.job)
         if value is not None and same and files == 0:
             self._say(REUSED, "fetch", what, strand, command.position)
             return ask.Done({"path": command.dest, "files": value["files"]}, reused=True)
         number = f"{files} file{'' if files == 1 else 's'} to bring"
         if value is not None:
-            number += ", missing there or different" if same else f"; {command.job} changed since it was fetched"
+            number += ", missing there" if same else f"; {command.job} changed since it was fetched"
         self._say(RUNS, "fetch", what, strand, command.position, why=number)
         self._files.may_make(f"{command.job} is fetched", dest)
-        return ask.Done({"path": command.dest, "files": files})
+        return ask.Done({"path": command.dest, "files": value["files"] if value is not None and same else files})
 
-    def _lacking(self, command: ask.Fetch, dest: Any, planned: bool) -> int:
-        """How many files a fetch would write."""
+    def _lacking(self, command: ask.Fetch, dest: Any, planned: bool, left: list[Path] | None) -> int:
+        """How many files a fetch would write; see `fetching.bring` for `left`."""
         blobs = self._ports.blobs
         found = self._jobs.outcomes(command.job, 1, 1 << 40) if planned else fetching.outcomes(self._ports.jobs, command.job)
         if not planned:
             self._ports.jobs.get_job(command.job)
-        return fetching.bring(found, blobs, dest, only_count=True)
+        return fetching.bring(found, blobs, dest, only_count=True, left=left)

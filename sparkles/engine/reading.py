@@ -39,6 +39,10 @@ def parsed(data: bytes, command: Read) -> Json:
         return data
 
 
+NO_FILE: dict[str, Json] = {"digest": None}
+"""The recorded outcome of a read that found no file."""
+
+
 class Looked(msgspec.Struct, frozen=True):
     """A recorded read, looked at again: what it saw, what is there at this point of the run, and what follows."""
 
@@ -49,11 +53,15 @@ class Looked(msgspec.Struct, frozen=True):
 
 def look_at(files: RunFiles, recorded: Step | None, path: Path, name: str, frozen: bool) -> Looked:
     """Whether a read of a file's content stands; `recorded` and `present` are digests, None where there is none."""
-    present = files.at_this_point(path)
     value = _of_done(recorded)
+    present = files.at_this_point(path, new=value is None)
     if recorded is None or value is None:
         return Looked(Execute("never ran"), None, present)
-    saw = Digest(value["digest"])
+    saw = Digest(value["digest"]) if value["digest"] is not None else None
+    if saw is None:
+        # It found no file; what it finds now is new, and nothing has to be said of it.
+        explained = files.seen_later(path, present, recorded.sequence)
+        return Looked(Execute("exists now"), None, None if explained else present)
     explained = files.seen_later(path, present, recorded.sequence)
     return Looked(decide_read(name, saw, present, explained, frozen), saw, present)
 
@@ -69,7 +77,12 @@ def look_whether(files: RunFiles, recorded: Step | None, path: Path, name: str, 
 def look_at_written(files: RunFiles, key: StepKey, target: Path, name: str, content: Digest) -> Reuse | Execute:
     """Whether a recorded write stands; the replay has reached it now."""
     files.passed(target, key)
-    return decide_write(name, content, files.present(target), files.later_writes(target))
+    present = files.present(target)
+    later = present is not None and files.written_later(target, present)
+    earlier = present is not None and files.overwritten(target, key, present)
+    settled = present in (None, content) or later or earlier
+    other = None if settled or present is None else files.written_elsewhere(target, present)
+    return decide_write(name, content, present, later=later, earlier=earlier, other=other or "")
 
 
 def _of_done(step: Step | None) -> dict[str, Any] | None:
@@ -94,6 +107,7 @@ class FileSteps:
         asking = self._journal.ask_for(strand, command)
         try:
             path = self._files.resolve(command.path)
+            self._files.stand_at(asking)
             if command.reader == "exists":
                 return self._exists(asking, path)
             return self._content(asking, path, command)
@@ -119,6 +133,9 @@ class FileSteps:
         if isinstance(looked.decision, Reuse) and saw is not None and not self._kept.missing([saw]):
             return Done(parsed(self._kept.read(saw), command), reused=True)
         if present is None:
+            # On record, so that a replay knows the script to have gone on without the file, though the run made it later.
+            if asking.recorded is None:
+                self._journal.finish(asking, NO_FILE)
             raise UsageError(f"{command.path}: no such file (looked for {path})")
         value = parsed(self._kept.read(present), command)
         self._journal.finish(asking, {"digest": present})
@@ -130,6 +147,7 @@ class FileSteps:
         asking = self._journal.ask_for(strand, command)
         try:
             target = self._files.resolve_target(command.path)
+            self._files.stand_at(asking)
             recorded = asking.recorded
             if recorded is not None and recorded.state is StepState.DONE:
                 decision = look_at_written(self._files, asking.key, target, command.path, content)
@@ -137,16 +155,10 @@ class FileSteps:
                     self._report(Noticed(text=decision.notice))
                 if isinstance(decision, Reuse):
                     return Done(None, reused=True)
-                _publish(target, command.content)
-                return Done(None)
+                # On record anew, with the time: what the script wrote there later has been written over by this.
+                return self._perform(asking, target, command.content, digest.parse(recorded.value or "{}").get("before"))
             before = self._files.at_this_point(target)
-            self._files.passed(target, asking.key)
-            self._kept.put_bytes(command.content)
-            value: Json = {"before": before, "after": content}
-            self._journal.start(asking, value)
-            _publish(target, command.content)
-            self._journal.finish(asking, value)
-            return Done(None)
+            return self._perform(asking, target, command.content, before)
         except UsageError as error:
             return refused(error)
         except (FileExistsError, NotADirectoryError):
@@ -157,6 +169,31 @@ class FileSteps:
             if is_full(error):
                 raise StorageFull(message, "write", command.path) from error
             return Raised(StepError(message, kind="WriteFailed"))
+
+    def _perform(self, asking: Asking, target: Path, content: bytes, before: Digest | None) -> Done:
+        after = self._kept.put_bytes(content)
+        value: Json = {"before": before, "after": after}
+        self._journal.start(asking, value)
+        _publish(target, content)
+        self._journal.finish(asking, value)
+        self._files.wrote(target, asking.key, before, after)
+        return Done(None)
+
+    def catch_up(self, asking: Asking | None = None) -> None:
+        """Before something looks at the files itself, or at the end: where an edited script left a write out that the record has, the
+        file gets what the script wrote instead."""
+        if asking is None:
+            self._files.stand_at_end()
+        else:
+            self._files.stand_at(asking)
+        for path, content in self._files.left_behind():
+            name = self._files.name_of(path)
+            text = f"{name} holds what the script does not write any more; it is written again"
+            try:
+                _publish(path, self._kept.read(content))
+            except OSError as error:
+                text = f"{name} holds what the script does not write any more, and cannot be written: {error.strerror}"
+            self._report(Noticed(text=text))
 
 
 def _publish(target: Path, content: bytes) -> None:

@@ -6,8 +6,6 @@ value stands unless what it spoke of has changed since, and nothing this run did
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import msgspec
 
 from sparkles.model import Digest, Step, StepState
@@ -71,16 +69,31 @@ def decide_exists(path: str, recorded: bool | None, present: bool, frozen: bool)
     return Execute(how, f"{path} {how}, unlike when this run first looked")
 
 
-def decide_write(path: str, written: Digest, present: Digest | None, later: Iterable[Digest]) -> Reuse | Execute:
-    """A recorded write whose file may have changed: written again where it is missing, left alone where it differs.
+def decide_write(
+    path: str,
+    written: Digest,
+    present: Digest | None,
+    *,
+    later: bool = False,
+    earlier: bool = False,
+    other: str = "",
+) -> Reuse | Execute:
+    """A recorded write whose file may have changed: written again where it is missing or a run wrote what is there, left alone where
+    somebody else did.
 
     Args:
         written: What the step wrote.
         present: The content now, None where there is no file.
-        later: What later steps of this run wrote to the same path.
+        later: Whether a later step of this run put there what is there.
+        earlier: Whether a write before it in the script did, that was performed after it.
+        other: Another run that put there what is there, "" where none did.
     """
-    if present == written or present in set(later):
+    if present == written or later:
         return Reuse()
     if present is None:
         return Execute("is missing", f"{path} is missing; it is written again")
+    if earlier:
+        return Execute("holds what an earlier write put there")
+    if other:
+        return Execute(f"holds what run {other} wrote", f"{path} holds what run {other} wrote; it is written again")
     return Reuse(f"{path} differs from what this run wrote; it is left alone")

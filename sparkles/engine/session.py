@@ -107,10 +107,11 @@ class Session:
             ports.jobs, ports.blobs, ports.fleet, ports.notifier, ports.clock, files, report, options.defaults
         )
         reading = FileSteps(files, ports.kept, self.journal, report, frozen=options.frozen)
+        self._reading = reading
         small = SmallSteps(self.journal, ports.clock, report)
         fetching = FetchSteps(ports.jobs, ports.blobs, files, self.journal, report)
         self._submitting = SubmitSteps(
-            submitter, ports.jobs, self.journal, run.id, self._pool, cache=options.cache, rerun=options.rerun
+            submitter, files, ports.jobs, self.journal, run.id, self._pool, cache=options.cache, rerun=options.rerun
         )
         self._waiting = WaitSteps(
             ports.jobs,
@@ -131,6 +132,7 @@ class Session:
             options.root,
             options.environ,
             options.end_marked,
+            reading.catch_up,
         )
         self._steps: dict[type[ask.Command], Callable[[str, Any], ask.Answer | ask.Pending]] = {
             ask.Submit: self._submitting.submit,
@@ -164,7 +166,9 @@ class Session:
         self._shelling.end_all()
 
     def abandon(self) -> None:
-        """After the script has ended well: cancels the jobs of earlier executions that it did not ask for again, and names them."""
+        """After the script has ended well: cancels the jobs of earlier executions that it did not ask for again, and names them. Files
+        that it wrote hold what it wrote last."""
+        self._reading.catch_up()
         for job_id in sorted(self._earlier - self._submitting.asked):
             try:
                 count = self._ports.jobs.kill_tasks(job_id)

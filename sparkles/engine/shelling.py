@@ -49,8 +49,10 @@ class ShellSteps:
         root: Path,
         environ: Mapping[str, str],
         end_marked: EndMarked,
+        prepare: Callable[[Asking], None],
     ) -> None:
-        """`folder` is the run's own; commands start in `root` with `environ`; `end_marked` ends what they leave behind."""
+        """`folder` is the run's own; commands start in `root` with `environ`; `end_marked` ends what they leave behind; `prepare` is
+        called before one starts, which may look at any file."""
         self._journal = journal
         self._clock = clock
         self._run = run
@@ -58,6 +60,7 @@ class ShellSteps:
         self._root = root
         self._environ = environ
         self.end_marked = end_marked
+        self._prepare = prepare
         self._running: set[ShellWait] = set()
 
     def shell(self, strand: str, command: Shell) -> Done | Raised | ShellWait:
@@ -68,6 +71,7 @@ class ShellSteps:
             if isinstance(replayed, Done) and replayed.value["exitCode"]:
                 self._journal.failed(asking.key)
             return replayed
+        self._prepare(asking)
         self._journal.start(asking)
         self._folder.mkdir(parents=True, exist_ok=True)
         # Two strands may run the same command at a time: each has files of its own.

@@ -17,7 +17,7 @@ from sparkles import digest, rows
 from sparkles.engine import commands as ask
 from sparkles.engine import jobs
 from sparkles.engine.commands import Answer, Done, Pending, Raised, StepError, Unrecorded, refused
-from sparkles.engine.fetching import scalars
+from sparkles.engine.fetching import row_of
 from sparkles.engine.journal import Asking, Journal
 from sparkles.engine.monitor import sentence_of
 from sparkles.engine.outputs import compile_glob
@@ -265,10 +265,7 @@ class StubSession:
         for task in tasks:
             if task["results"] is not None:
                 files[f"{task['index']}/results.json"] = digest.canonical(task["results"]).encode()
-        table = [
-            {"index": task["index"], "state": task["state"], "exit_code": task["exitCode"], **scalars(task["params"])}
-            for task in tasks
-        ]
+        table = [row_of(task["index"], task["state"], task["exitCode"], task["params"]) for task in tasks]
         files["tasks.csv"] = rows.format_csv(table)
         for path, content in files.items():
             self.files.bring(f"{command.dest}/{path}", content)

@@ -15,6 +15,7 @@ from sparkles import digest
 from sparkles.engine import jobs
 from sparkles.engine.commands import Answer, Done, JobDraft, Submit, refused
 from sparkles.engine.events import Noticed, Report, Submitted
+from sparkles.engine.files import RunFiles
 from sparkles.engine.inputs import FileSource
 from sparkles.engine.journal import Asking, Journal
 from sparkles.errors import NotFound, UsageError
@@ -135,6 +136,7 @@ class SubmitSteps:
     def __init__(
         self,
         submitter: Submitter,
+        files: RunFiles,
         store: JobStore,
         journal: Journal,
         run: str,
@@ -145,6 +147,7 @@ class SubmitSteps:
     ) -> None:
         """`rerun`: names, or submit steps, of jobs whose tasks run though their results are known."""
         self._submitter = submitter
+        self._files = files
         self._rerun = rerun
         self._store = store
         self._journal = journal
@@ -156,6 +159,7 @@ class SubmitSteps:
     def submit(self, strand: str, command: Submit) -> Answer:
         """-> {"id", "name", "count"}, at once."""
         try:
+            self._files.stand_before_job(strand, command.draft.name)
             built = self._submitter.build(command.draft)
         except UsageError as error:
             return refused(error, "submit")

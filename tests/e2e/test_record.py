@@ -345,3 +345,32 @@ def test_an_error_that_was_raised_again_is_tried_again(site, text):
         assert "can go on" in site.sparkles("run", "workflow.lua", code=1).stderr
     (site.folder / "ready").touch()
     site.sparkles("run", "workflow.lua")
+
+
+# Files that the run itself made
+
+
+def test_what_the_run_wrote_or_fetched_later_is_no_input_of_an_earlier_job(site):
+    (site.folder / "data").mkdir()
+    (site.folder / "data/in.csv").write_text("x\n1\n")
+    script(
+        site,
+        """local count = JobBuilder("count"):setCommandTemplate("cat *.csv | wc -l"):addFiles("data/**")
+local job = submit(count)
+wait(job)
+writeCsv("data/best.csv", {{a = 1}})
+fetch(job, "data/res")
+shell("test -e go")
+""",
+    )
+    site.sparkles("run", "workflow.lua", code=1)
+    (site.folder / "go").touch()
+    plan = [json.loads(line) for line in site.sparkles("plan", "workflow.lua", "--json").stdout.splitlines()]
+    assert [(each["kind"], each["verdict"]) for each in plan if each.get("kind")] == [
+        *((kind, "reused") for kind in ("submit", "wait", "write", "fetch")),
+        ("shell", "would run"),
+    ]
+    site.sparkles("run", "workflow.lua")
+    assert "the script replays to its end" in site.sparkles("replay", "LAST").stdout
+    said = site.sparkles("run", "--fork", "LAST").stderr
+    assert "1 task reused" in said

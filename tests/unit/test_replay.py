@@ -57,18 +57,28 @@ def test_read_of_a_file_that_is_gone_keeps_the_recorded():
 
 
 def test_write_present_is_left():
-    assert decide_write("x", A, A, []) == Reuse()
+    assert decide_write("x", A, A) == Reuse()
 
 
 def test_write_missing_is_done_again():
-    assert isinstance(decide_write("x", A, None, []), Execute)
+    assert isinstance(decide_write("x", A, None), Execute)
 
 
 def test_write_that_differs_is_left_alone_and_named():
-    decision = decide_write("x", A, B, [])
+    decision = decide_write("x", A, B)
     assert isinstance(decision, Reuse)
     assert "left alone" in decision.notice
 
 
 def test_write_that_a_later_write_replaced_is_silent():
-    assert decide_write("x", A, B, [B]) == Reuse()
+    assert decide_write("x", A, B, later=True) == Reuse()
+
+
+def test_write_over_what_an_earlier_write_put_there_is_done_again_silently():
+    assert decide_write("x", A, B, earlier=True) == Execute("holds what an earlier write put there")
+
+
+def test_write_over_what_another_run_put_there_is_done_again_and_named():
+    decision = decide_write("x", A, B, other="r-2")
+    assert isinstance(decision, Execute)
+    assert "run r-2" in decision.notice
