@@ -102,8 +102,7 @@ class RunStore(Protocol):
         Raises UsageError for an id that no run can have."""
 
     def delete_run(self, run_id: RunId) -> int:
-        """Removes the run and its steps in one transaction, then its folder; harmless where there is none. Returns the bytes of the
-        folder."""
+        """Removes the run and its steps in one transaction, then its folder, whose bytes it returns; harmless where there is none."""
 
     def put_cleaned(self, cleaned: Sequence[Cleaned]) -> None:
         """Remembers what was removed, jobs too, wherever they were kept. Of all that was ever removed the newest 10,000 are kept."""
