@@ -74,8 +74,7 @@ class RunStore(Protocol):
         """Stores a new run, driven by `run.driver`. Raises Conflict if the id exists."""
 
     def begin_run(self, run: Run) -> Run:
-        """`create_run`, unless the newest run of the same workflow and args is unfinished, in one transaction: of drivers that begin at
-        once one stores its run. Returns the run that is there now: the given one, or the unfinished one."""
+        """`create_run` unless the newest run of the same workflow and args is unfinished, in one transaction. Returns what is there now."""
 
     def get_run(self, run_id: RunId) -> Run:
         """Raises NotFound."""

@@ -264,17 +264,23 @@ def _list_tasks(
 @click.option("-f", "--follow", is_flag=True, help="Go on while the task runs.")
 @click.option("--attempt", metavar="N", type=click.IntRange(1), help="An earlier attempt (default: the one that counts).")
 @click.option("-n", "--lines", metavar="LINES", type=click.IntRange(0), help="Only the last lines.")
+@json_option
 @click.pass_obj
-def logs(invocation: Invocation, /, word: str, follow: bool, attempt: int | None, lines: int | None) -> None:
+def logs(invocation: Invocation, /, word: str, follow: bool, attempt: int | None, lines: int | None, as_json: bool) -> None:
     """Shows what a task wrote.
 
-    JOB alone is enough where the job has one task.
+    JOB alone is enough where the job has one task. With --json: the whole text in one object.
     """
-    from sparkles.cli.logs import show_log
+    from sparkles.cli.logs import log_value, show_log
     from sparkles.engine import selecting
 
+    if as_json and follow:
+        raise click.UsageError("--json prints what is there now: leave out --follow, or --json")
     app = invocation.app
     of = selecting.task(app.jobs, word)
+    if as_json:
+        render.json_line(log_value(app, of.job.id, of.index, attempt=attempt, lines=lines))
+        return
     show_log(app, of.job.id, of.index, attempt=attempt, lines=lines, follow=follow)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from sparkles.cli import render
 from sparkles.errors import NotFound, UsageError
@@ -38,6 +39,28 @@ def show_log(app: App, job_id: str, index: int, *, attempt: int | None, lines: i
         render.say(f"{ref} wrote nothing{': ' + reason if reason else ''}")
 
 
+def log_value(app: App, job_id: str, index: int, *, attempt: int | None, lines: int | None) -> dict[str, Any]:
+    """A task's log for `--json`. `text` is null where the task has not run; bytes that are not UTF-8 are replaced in it.
+
+    Raises UsageError where there is no such attempt.
+    """
+    task = app.jobs.get_task(job_id, index)
+    ref = _chosen(task, attempt)
+    text = None
+    if ref is not None:
+        data = b"".join(_pieces(app, ref, _last(app, ref, lines) if lines is not None else 0))
+        text = data.decode("utf-8", "replace")
+    reused = ref is not None and (ref.job, ref.index) != (job_id, index)
+    return {
+        "job": job_id,
+        "index": index,
+        "state": str(task.state),
+        "attempt": ref.attempt if ref is not None else None,
+        "reusedFrom": f"{ref.job}/{ref.index}" if ref is not None and reused else None,
+        "text": text,
+    }
+
+
 def _chosen(task: Task, attempt: int | None) -> AttemptRef | None:
     """The attempt to show: the one asked for, the newest, or that whose result is reused."""
     if attempt is not None:
@@ -54,10 +77,16 @@ def _chosen(task: Task, attempt: int | None) -> AttemptRef | None:
 def _copy(app: App, ref: AttemptRef, offset: int) -> int:
     """Writes what is there from `offset` on; returns how many bytes."""
     written = 0
-    while piece := app.blobs.read_log(ref, offset + written, _PIECE):
+    for piece in _pieces(app, ref, offset):
         render.data(piece)
         written += len(piece)
     return written
+
+
+def _pieces(app: App, ref: AttemptRef, offset: int) -> Iterator[bytes]:
+    while piece := app.blobs.read_log(ref, offset, _PIECE):
+        yield piece
+        offset += len(piece)
 
 
 def _last(app: App, ref: AttemptRef, lines: int) -> int:

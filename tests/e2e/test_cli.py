@@ -266,6 +266,25 @@ def test_a_job_named_last(project: Project) -> None:
     assert [each["job"] for each in project.json("list")] == [newer]
 
 
+def test_logs_as_json(project: Project) -> None:
+    """One object with the text; of a reused task, whose it is."""
+    project.run("sub", "-n", "first", "--", r"printf 'one\ntw\303\266\n\377'")
+    first = project.json("list")[0]["job"]
+    whole = {"job": first, "index": 1, "state": "succeeded", "attempt": 1, "reusedFrom": None, "text": "one\ntwö\n\ufffd"}
+    assert project.json("logs", first) == [whole]
+    assert project.json("logs", first, "-n", "1") == [{**whole, "text": "\ufffd"}]
+    project.run("sub", "-n", "again", "--", r"printf 'one\ntw\303\266\n\377'")
+    again = project.json("list")[0]["job"]
+    assert project.json("logs", "LAST/1") == [{**whole, "job": again, "reusedFrom": f"{first}/1"}]
+    assert "leave out --follow" in project.run("logs", first, "-f", "--json", code=2).stderr
+    waiting = project.run(
+        "sub", "--detach", "--cpu", "0.1", "--parallelism", "1", "--seq", "2", "--", "sleep 30; echo {i}"
+    ).stdout.strip()
+    project.run("kill", waiting)
+    (value,) = project.json("logs", f"{waiting}/2")
+    assert (value["state"], value["attempt"], value["text"]) == ("cancelled", None, None)
+
+
 def test_reset_takes_what_it_says(project: Project) -> None:
     """Failed and cancelled tasks by default; with --state those; with indexes any that has ended, a task of JOB/INDEX too."""
     gate = project.folder / "gate"
@@ -415,7 +434,7 @@ def test_logs(project: Project) -> None:
 
 def test_logs_follow_a_running_task(project: Project) -> None:
     """-f shows lines while the task runs, and ends with it."""
-    job = project.run("sub", "--detach", "-n", "slow", "--", "echo one; sleep 1; echo two").stdout.strip()
+    job = project.run("sub", "--detach", "-n", "slow", "--", "echo one; sleep 3; echo two").stdout.strip()
     follower = project.start("logs", "-f", f"{job}/1")
     assert follower.stdout is not None
     assert follower.stdout.readline() == "one\n"

@@ -332,6 +332,28 @@ def test_a_database_of_a_newer_version_is_refused_by_name(site):
     assert "newer" in done.stderr
 
 
+@pytest.mark.parametrize("backup", [True, False])
+def test_a_database_that_was_emptied_is_no_new_one(site, backup):
+    """Beside a backup or what jobs left; the way out that is named works."""
+    write(site, seconds=0.01)
+    site.finish()
+    database = site.folder / ".sparkles" / "sparkles.db"
+    if backup:
+        site.sparkles("doctor")
+    for each in database.parent.glob("sparkles.db-*"):
+        each.unlink()
+    os.truncate(database, 0)
+    for command in (("runs",), ("run", "workflow.lua"), ("doctor",)):
+        done = site.sparkles(*command, code=3)
+        told = done.stdout + done.stderr
+        assert "sparkles.db is damaged: it is an empty file" in told
+    assert database.stat().st_size == 0
+    way = told.partition("of this folder; " if backup else "content kept: ")[2].splitlines()[0]
+    subprocess.run(["sh", "-ec", way], check=True)
+    site.sparkles("run", "workflow.lua")
+    assert len(site.sparkles("runs", "--json").stdout.splitlines()) == (2 if backup else 1)
+
+
 def test_a_damaged_database_is_named_with_the_way_to_the_backup(site):
     write(site, seconds=0.01)
     site.finish()

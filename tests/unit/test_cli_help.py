@@ -15,8 +15,8 @@ from sparkles.cli.main import COMMANDS, cli
 
 DOCS = (Path(__file__).resolve().parents[2] / "docs" / "commands.md").read_text("utf-8")
 SECTIONS = dict(re.findall(r"^### (\S+)\n(.*?)(?=^##|\Z)", DOCS, re.MULTILINE | re.DOTALL))
-SHOWS_NO_VALUES = {"logs", "completion"}
-"""Commands without --json: a task's own bytes, a picture for people, a script."""
+SHOWS_NO_VALUES = {"completion"}
+"""Commands without --json: a script."""
 
 
 @pytest.mark.parametrize("name", COMMANDS)

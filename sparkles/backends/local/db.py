@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sparkles.backends.local import layout, mounts
-from sparkles.backends.local.sqlite_errors import os_error, translate
+from sparkles.backends.local.sqlite_errors import damaged, os_error, translate
 from sparkles.errors import BackendError, StorageFull
 
 BUSY_TIMEOUT_S = 30.0
@@ -262,8 +262,12 @@ def open_state(folder: Path) -> Database:
     """
     from sparkles.backends.local import schema
 
+    path = folder / layout.DATABASE
+    # One that is missing was moved away, as the way out of damage says; an empty one would be taken for new.
+    if layout.is_emptied(folder):
+        raise damaged(path, "it is an empty file, and beside it is what was run")
     layout.make(folder)
-    database = Database(folder / layout.DATABASE)
+    database = Database(path)
     try:
         schema.migrate(database)
     except BaseException:

@@ -37,7 +37,7 @@ def exists(state: Path) -> bool:
 
 
 def make(state: Path) -> None:
-    """Makes the state folder unless it is there. Safe with several processes at once: the database comes last.
+    """Makes the state folder unless it is there. Safe with several processes at once: the database comes last, as an empty file.
 
     Raises:
         BackendError, StorageFull: It cannot be made; the sentence says which folder and why.
@@ -58,6 +58,19 @@ def make(state: Path) -> None:
         create_private(database)
     except OSError as error:
         raise os_error(error, "make the state folder", state) from error
+
+
+def is_emptied(state: Path) -> bool:
+    """Whether the database is an empty file though it was none before: there is a backup of it, or what jobs left."""
+    database = state / DATABASE
+    try:
+        if database.stat().st_size:
+            return False
+        used = any(state.glob(f"{DATABASE}.backup*")) or any(os.scandir(state / "jobs"))
+        # Again: whoever makes the folder at this moment fills the database before anything else comes into it.
+        return used and not database.stat().st_size
+    except OSError:
+        return False  # no state folder, or one that cannot be looked into: whoever opens the database says so
 
 
 def create_private(file: Path) -> None:
