@@ -124,6 +124,9 @@ class RunStore(Protocol):
     def list_strand(self, run_id: RunId, strand: str, *, after: int, limit: int) -> list[Step]:
         """The strand's next steps in order of sequence, those after `after`: what a replay will most likely ask for."""
 
+    def list_strands(self, run_id: RunId) -> list[str]:
+        """The labels of the strands that have steps, in the order of the first step of each."""
+
     def last_sequence(self, run_id: RunId) -> int:
         """The greatest sequence, 0 where there are no steps."""
 

@@ -149,6 +149,10 @@ class MemoryRunStore:
         """See ports.RunStore."""
         return [step for step in self.list_steps(run_id) if step.key.strand == strand and step.sequence > after][:limit]
 
+    def list_strands(self, run_id: RunId) -> list[str]:
+        """See ports.RunStore."""
+        return list(dict.fromkeys(step.key.strand for step in self.list_steps(run_id)))
+
     def last_sequence(self, run_id: RunId) -> int:
         """See ports.RunStore."""
         return max((step.sequence for step in self.list_steps(run_id)), default=0)

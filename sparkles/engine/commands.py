@@ -317,7 +317,11 @@ class Program(Protocol):
         """Runs the strand to its next command or its end. Raises RunCancelled where an interrupt ended it."""
 
     def name(self, strand: int, label: str) -> None:
-        """Tells what a child is called, before its first `resume`: its chance draws from that, not from its number."""
+        """Tells what a child is called, before its first `resume`: its chance draws from that, not from its number. Told
+        again at its first command where it goes on as a recorded strand of another label."""
+
+    def holds(self, key: str) -> bool:
+        """Whether a function of the script, as it is now, would be spawned under that key."""
 
     def cancel(self, strand: int) -> None:
         """The strand is not resumed any more; what it holds can go."""

@@ -131,8 +131,7 @@ def drive(
             end(RunState.SUCCEEDED)
             # Nothing runs any more, so this is a matter of milliseconds; one that dies meanwhile is put in order here.
             ports.fleet.wait_gone(pool_of(run.id), LEAVING_S)
-            performed = session.journal.performed
-            report(RunEnded(performed=performed, reused=max(session.journal.asked - performed, 0)))
+            report(RunEnded(performed=session.journal.performed, reused=session.journal.reused))
             return
         _leave(session, run, ports, report, interrupts)
         end(RunState.FAILED, str(failure))

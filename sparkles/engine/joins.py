@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 
+import msgspec
+
 from sparkles import digest
-from sparkles.engine.commands import Done, Ended, Parallel
+from sparkles.engine.commands import Done, Ended, Parallel, Raised
 from sparkles.engine.journal import Journal
 from sparkles.model import Json
 
@@ -118,3 +120,13 @@ class Join:
         self._journal.failed(self._asking.key)
         if self._decided is None:
             self._journal.finish(self._asking, {"decided": label, "cancelled": dict(cancelled), **self._shown}, error=True)
+
+
+def outcome(ended: Ended) -> Done | Raised:
+    """What a parent sees of a child's end: the error keeps the line that raised it."""
+    error = ended.error
+    if error is None:
+        return Done()
+    if ended.position and "position" not in error.fields:
+        error = msgspec.structs.replace(error, fields={**error.fields, "position": ended.position})
+    return Raised(error, strand=ended.strand)

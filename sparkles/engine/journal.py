@@ -45,6 +45,11 @@ _ACCEPTING = ("wait", "shell")
 _OWN = ("ScriptError", "Failed", "Cancelled")
 """The kinds of errors that are no step's: a script's `error` and `fail`, and what awaiting a cancelled strand raises."""
 
+
+def _is_done(step: Step | None) -> bool:
+    return step is not None and step.state is StepState.DONE
+
+
 READ_ALONG = 200
 """Steps that are read with the one that was asked for: a query for each would cost twice as much."""
 
@@ -69,12 +74,15 @@ class Journal:
         self.recorded_steps = self._sequence
         """How many steps were recorded when the run was opened, at most."""
         self._parked: list[str] = []
+        self._other_labels: dict[str, str] = {}
         self._unpassed: dict[str, list[_Unpassed]] = {}
         self._raised: list[StepKey] = []
         self._failures: dict[StepKey, None] = {}
         self._moved: dict[StepKey, str] = {}
-        self.asked = 0
         self.performed = 0
+        """How many steps were carried out to their end."""
+        self.reused = 0
+        """How many were answered from the record."""
 
     def ask_for(self, strand: str, command: Command, *, begun: bool = False) -> Asking:
         """`ask` for a command that is keyed on its own arguments."""
@@ -86,13 +94,7 @@ class Journal:
         Raises Parked where the strand is parked and no outcome is recorded (`begun`: not even a beginning): the same asking may be made
         again later.
         """
-        parts = digest.canonical(arguments)
-        if len(parts) <= 64:
-            of_parts = self._digests.get(parts)
-            if of_parts is None:
-                of_parts = self._digests[parts] = digest.of_bytes(parts.encode())
-        else:
-            of_parts = digest.of_bytes(parts.encode())
+        parts, of_parts = self._identified(arguments)
         count = self._occurrences.get((strand, kind, of_parts), 0) + 1
         key = StepKey(strand, kind, of_parts, count)
         recorded = self._look(key)
@@ -100,7 +102,7 @@ class Journal:
         if missing and self._is_parked(strand):
             raise Parked
         self._occurrences[(strand, kind, of_parts)] = count
-        self.asked += 1
+        self.reused += _is_done(recorded)
         if recorded is not None:
             self._reached[strand] = max(recorded.sequence, self._reached.get(strand, 0))
             if recorded.position != position:
@@ -114,6 +116,29 @@ class Journal:
             found = max(found, self._reached.get(strand, 0))
             strand = strand.rpartition("/")[0]
         return found
+
+    def _identified(self, arguments: Json) -> tuple[str, Digest]:
+        """Arguments in canonical form, and the digest of that."""
+        parts = digest.canonical(arguments)
+        if len(parts) > 64:
+            return parts, digest.of_bytes(parts.encode())
+        of_parts = self._digests.get(parts)
+        if of_parts is None:
+            of_parts = self._digests[parts] = digest.of_bytes(parts.encode())
+        return parts, of_parts
+
+    def has_next(self, strand: str, kind: str, arguments: Json) -> bool:
+        """Whether anything is recorded for the strand's next asking of this kind and these arguments, begun or done. Asks for nothing."""
+        _, of_parts = self._identified(arguments)
+        key = StepKey(strand, kind, of_parts, self._occurrences.get((strand, kind, of_parts), 0) + 1)
+        found = self._look(key)
+        if found is not None:
+            self._ahead.setdefault(strand, {})[key] = found
+        return found is not None
+
+    def strands(self) -> list[str]:
+        """The labels of the strands that have recorded anything, in the order in which they first did."""
+        return self._store.list_strands(self._run)
 
     def _look(self, key: StepKey) -> Step | None:
         """What is recorded under a key. A replay mostly asks in the order of the record, so the strand's next steps are read along."""
@@ -138,8 +163,13 @@ class Journal:
         """Ends `park`."""
         self._parked.remove(label)
 
+    def also_park(self, label: str, other: str) -> None:
+        """The strand of that label is recorded under another: it is parked with it."""
+        self._other_labels[label] = other
+
     def _is_parked(self, strand: str) -> bool:
-        return any(strand == label or strand.startswith(label + "/") for label in self._parked)
+        labels = (self._other_labels.get(label, label) for label in self._parked)
+        return any(strand == label or strand.startswith(label + "/") for label in labels)
 
     def replayed(self, asking: Asking) -> Done | Raised | None:
         """The recorded outcome, where the general rule (`replay.decide`) lets it stand; None where the step has to be performed."""
@@ -221,7 +251,8 @@ class Journal:
         step = self._store.get_step(self._run, join)
         value = digest.parse(step.value) if step is not None and step.value is not None else {}
         labels = [value.get("decided"), *value.get("cancelled", ())]
-        return any(label is not None and (strand == label or strand.startswith(label + "/")) for label in labels)
+        known = [self._other_labels.get(label, label) for label in labels if label is not None]
+        return any(strand == label or strand.startswith(label + "/") for label in known)
 
     def start(self, asking: Asking, value: Json = None) -> None:
         """Records that the step's effect is about to happen; `value` is what a resumed execution needs to know of it."""
@@ -231,6 +262,7 @@ class Journal:
     def finish(self, asking: Asking, value: Json, *, error: bool = False) -> None:
         """Records the step's outcome."""
         self.performed += 1
+        self.reused -= _is_done(asking.recorded)
         step = self._put(asking, StepState.DONE, value, error, self._clock.now_ms())
         if error:
             self._unpassed.setdefault(asking.key.strand, []).append(_Unpassed(step, value))

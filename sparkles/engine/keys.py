@@ -56,3 +56,8 @@ def of(command: ask.Command) -> tuple[str, Json]:
     """The kind and the arguments of a step; submit is keyed on the job that it builds (submitting.ask_submit)."""
     kind, arguments = _ARGUMENTS[type(command)]
     return kind, arguments(command)
+
+
+def of_own(command: ask.Command) -> tuple[str, Json] | None:
+    """As `of`; None for what is keyed on more than its own arguments, or is no step."""
+    return of(command) if type(command) in _ARGUMENTS else None

@@ -14,7 +14,7 @@ from typing import Any
 
 from sparkles import digest
 from sparkles.engine import commands as ask
-from sparkles.engine import fetching
+from sparkles.engine import fetching, keys
 from sparkles.engine.differences import Difference, of_contents
 from sparkles.engine.journal import Asking
 from sparkles.engine.looking import LookingBlobs, LookingFiles, NotThere
@@ -96,6 +96,13 @@ class PlanSession:
         except Unplannable:
             self._stopped.add(strand)
             raise
+
+    def keyed(self, command: ask.Command) -> tuple[str, Json] | None:
+        """See strands.Performer."""
+        try:
+            return self._submitter.keyed(command.draft) if isinstance(command, ask.Submit) else keys.of_own(command)
+        except (NotThere, UsageError):
+            return None
 
     def outcomes(self, job_id: str, first: int, limit: int) -> list[Outcome]:
         """Results for the script."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sparkles.engine import commands as ask
+from sparkles.engine import keys
 from sparkles.engine.events import Noticed, Report
 from sparkles.engine.fetching import FetchSteps
 from sparkles.engine.files import RunFiles
@@ -21,7 +22,7 @@ from sparkles.engine.shelling import EndMarked, ShellSteps
 from sparkles.engine.small import SmallSteps
 from sparkles.engine.submitting import Defaults, SubmitSteps, Submitter
 from sparkles.errors import BackendError, InternalError
-from sparkles.model import Run, StepKey
+from sparkles.model import Json, Run, StepKey
 from sparkles.ports import Blobs, Clock, Content, Fleet, JobStore, Notifier, RunStore
 from sparkles.states import job_state
 from sparkles.units import plural
@@ -160,6 +161,10 @@ class Session:
         if perform is None:
             raise InternalError(f"no step is made for {type(command).__name__}")
         return perform(strand, command)
+
+    def keyed(self, command: ask.Command) -> tuple[str, Json] | None:
+        """See strands.Performer."""
+        return self._submitting.keyed(command) if isinstance(command, ask.Submit) else keys.of_own(command)
 
     def end_commands(self) -> None:
         """Ends `shell` commands that still run."""

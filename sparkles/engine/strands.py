@@ -7,11 +7,9 @@ counts in no key and a replay in another order gives the same values.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from typing import Protocol
-
-import msgspec
 
 from sparkles.engine.commands import (
     Answer,
@@ -30,9 +28,11 @@ from sparkles.engine.commands import (
     StepError,
     Unrecorded,
 )
-from sparkles.engine.joins import Join
+from sparkles.engine.joins import Join, outcome
 from sparkles.engine.journal import Journal, Parked
+from sparkles.engine.labels import Labels, Strand
 from sparkles.engine.pace import sleep_until_due
+from sparkles.model import Json
 from sparkles.ports import Clock, Notifier
 
 MAIN = "main"
@@ -54,24 +54,12 @@ class Performer(Protocol):
     def begin(self, strand: str, command: Command) -> Answer | Pending:
         """Answers a command; raises Parked where the strand may not go on."""
 
+    def keyed(self, command: Command) -> tuple[str, Json] | None:
+        """The kind and arguments that a command will be keyed on; None where it has none, or they cannot be told."""
+
 
 class Stuck(Exception):
     """Every strand that is left is parked for good: a planner's answer to what only an effect can tell."""
-
-
-class Strand:
-    """One line of control: its label, who started it (0: nobody), how many steps it asked for, and which strands are cancelled with it."""
-
-    __slots__ = ("asked", "children", "depth", "join", "label", "number", "parent")
-
-    def __init__(self, number: int, label: str, parent: int, depth: int, join: Join | None) -> None:
-        self.number = number
-        self.label = label
-        self.parent = parent
-        self.depth = depth
-        self.join = join
-        self.children: dict[int, None] = {}
-        self.asked = 0
 
 
 def run_strands(
@@ -104,6 +92,8 @@ class _Loop:
         self._ready: deque[tuple[int, Answer | None]] = deque()
         self._waiting: dict[int, Pending] = {}
         self._parked: dict[int, Asked] = {}
+        # Strands at their first step whose records may be those of one that others are to take up.
+        self._unsettled: OrderedDict[int, Asked] = OrderedDict()
         # The strands that a recorded decision cancelled: the step that each comes to, and no further.
         self._came: dict[str, int] = {}
         self._withheld: dict[int, Answer | None] = {}
@@ -111,7 +101,7 @@ class _Loop:
         self._awaited_by: dict[int, list[int]] = {}
         self._spawned: dict[int, tuple[str, Ended | None]] = {}
         self._unseen: dict[int, Ended] = {}
-        self._labels: Counter[str] = Counter()
+        self._labels = Labels(session.journal, session.keyed, program.holds)
 
     def run(self) -> Ended:
         main = self._program.start()
@@ -132,9 +122,13 @@ class _Loop:
                     self._session.journal.went_on(MAIN)
                 else:
                     self._end(stopped)
+            if self._unsettled:
+                number, asked = self._unsettled.popitem(last=False)
+                self._go_on(self._strands[number], asked, sure=True)
+                continue
             if main_ended is not None and not any(ended is None for _, ended in self._spawned.values()):
                 return next(iter(self._unseen.values()), main_ended)
-            if self._settle():
+            if self._raise_decided():
                 continue
             if self._waiting:
                 self._poll()
@@ -157,13 +151,25 @@ class _Loop:
         strand = self._strands[asked.strand]
         # A replayed `step` has no end of its own.
         strand.asked += not isinstance(asked.command, StepEnd)
+        self._go_on(strand, asked, sure=False)
+
+    def _go_on(self, strand: Strand, asked: Asked, *, sure: bool) -> None:
+        if not strand.settled and not isinstance(asked.command, Await):
+            label = self._labels.settle(strand.given, asked.command, sure=sure)
+            if label is None:
+                self._unsettled[strand.number] = asked
+                return
+            self._session.journal.hand_over(strand.label, label)
+            strand.label, strand.settled = label, True
+            if label != strand.given:
+                self._program.name(strand.number, label)
         self._session.journal.went_on(strand.label)
         self._begin(asked)
 
     def _answer(self, number: int, answer: Answer | None) -> None:
         """The strand goes on with that, unless it was cancelled at this place in the execution that is replayed."""
         strand = self._strands[number]
-        if strand.asked == self._came.get(strand.label):
+        if strand.asked == self._came.get(strand.given):
             self._withheld[number] = answer
         else:
             self._ready.append((number, answer))
@@ -176,7 +182,7 @@ class _Loop:
         elif isinstance(command, Spawn):
             self._start(strand, command.child, None)
             self._answer(strand.number, Done())
-        elif strand.asked == self._came.get(strand.label):
+        elif strand.asked == self._came.get(strand.given):
             self._parked[strand.number] = asked
         elif isinstance(command, Await):
             self._await(strand, command)
@@ -216,10 +222,7 @@ class _Loop:
 
     def _start(self, parent: Strand, child: Child, join: Join | None) -> None:
         """Gives a child its label; one that is spawned is ready at once, one that is joined when the limit lets it."""
-        label = f"{parent.label}/{_escaped(child.key)}"
-        self._labels[label] += 1
-        if self._labels[label] > 1:
-            label = f"{label}~{self._labels[label]}"
+        label = self._labels.give(parent.label, child.key)
         self._strands[child.strand] = Strand(child.strand, label, parent.number, parent.depth + 1, join)
         parent.children[child.strand] = None
         self._program.name(child.strand, label)
@@ -240,12 +243,13 @@ class _Loop:
         """A spawned strand's end, to one that awaited it."""
         self._unseen.pop(ended.strand, None)
         self._session.journal.hand_over(label, strand.label)
-        self._answer(strand.number, _outcome(ended))
+        self._answer(strand.number, outcome(ended))
 
     # Ends
 
     def _end(self, ended: Ended) -> None:
         strand = self._strands.pop(ended.strand)
+        self._labels.ended(strand.label, well=ended.error is None)
         if ended.error is None:
             self._session.journal.went_on(strand.label)
         self._leave_to_parent(strand)
@@ -274,7 +278,7 @@ class _Loop:
 
     def _joined(self, strand: Strand, join: Join, ended: Ended) -> None:
         replaying = join.replaying
-        deciding = join.ended(strand.label, ended)
+        deciding = join.ended(strand.given, ended)
         if replaying and not join.replaying:
             self._released()
         if deciding is not None:
@@ -286,7 +290,7 @@ class _Loop:
         else:
             self._start_next(join)
 
-    def _settle(self) -> bool:
+    def _raise_decided(self) -> bool:
         """Raises one error that decided a join before, the innermost first, once the siblings have come as far as they had come; False
         where there is none."""
         for failing in sorted(self._failing, key=lambda each: -each[0].depth):
@@ -304,8 +308,8 @@ class _Loop:
         join.fail(label, cancelled)
         for each in join.came:
             self._came.pop(each, None)
-        self._session.journal.hand_over(label, self._strands[join.parent].label)
-        self._answer(join.parent, _outcome(ended))
+        self._session.journal.hand_over(self._labels.known_by(label), self._strands[join.parent].label)
+        self._answer(join.parent, outcome(ended))
         self._retry_parked()
 
     def _below(self, number: int) -> Iterator[int]:
@@ -319,8 +323,9 @@ class _Loop:
         self._strands[self._strands[number].parent].children.pop(number)
         for each in list(self._below(number)):
             strand = self._strands.pop(each)
-            cancelled[strand.label] = strand.asked
+            cancelled[strand.given] = strand.asked
             self._parked.pop(each, None)
+            self._unsettled.pop(each, None)
             self._withheld.pop(each, None)
             pending = self._waiting.pop(each, None)
             stop = getattr(pending, "stop", None)
@@ -328,7 +333,7 @@ class _Loop:
                 stop()
             self._program.cancel(each)
             if strand.join is None:
-                message = f"await: strand {strand.label} was cancelled with the strand that spawned it"
+                message = f"await: strand {strand.given} was cancelled with the strand that spawned it"
                 self._spawn_ended(strand, Ended(each, StepError(message, kind=CANCELLED)), cancelled=True)
         gone = {each for each, _ in self._ready if each not in self._strands}
         if gone:
@@ -373,22 +378,7 @@ class _Loop:
             if strand is not None:
                 waiting.remove(strand.number)
                 other = self._strands[awaited]
-                circle = "itself" if other is strand else f"strand {other.label}, which waits for it in turn"
-                message = f"await: deadlock: strand {strand.label} waits for {circle}"
+                circle = "itself" if other is strand else f"strand {other.given}, which waits for it in turn"
+                message = f"await: deadlock: strand {strand.given} waits for {circle}"
                 self._ready.append((strand.number, Raised(StepError(message, kind="Usage", usage=True))))
                 return
-
-
-def _escaped(key: str) -> str:
-    """A key as a part of a label, in which "/" and "~" have a meaning."""
-    return key.replace("%", "%25").replace("/", "%2F").replace("~", "%7E") if any(each in key for each in "%/~") else key
-
-
-def _outcome(ended: Ended) -> Done | Raised:
-    """What a parent sees of a child's end: the error keeps the line that raised it."""
-    error = ended.error
-    if error is None:
-        return Done()
-    if ended.position and "position" not in error.fields:
-        error = msgspec.structs.replace(error, fields={**error.fields, "position": ended.position})
-    return Raised(error, strand=ended.strand)

@@ -82,8 +82,7 @@ class NoJournal(Journal):
     """A journal that remembers nothing: every step is asked for the first time."""
 
     def __init__(self) -> None:
-        self.asked = 0
-        self.performed = 0
+        self.recorded_steps = 0
 
     def ask(self, strand: str, kind: str, arguments: Json, position: str, *, begun: bool = False) -> Asking:
         """Finds nothing."""
@@ -166,6 +165,10 @@ class StubSession:
         if perform is None:
             raise InternalError(f"no stub is made for {type(command).__name__}")
         return perform(strand, command)
+
+    def keyed(self, command: ask.Command) -> tuple[str, Json] | None:
+        """See strands.Performer: nothing is recorded, so nobody needs to know."""
+        return None
 
     def outcomes(self, job_id: str, first: int, limit: int) -> list[dict[str, Json]]:
         """A page of a job's tasks, as `engine.results.page` gives it."""

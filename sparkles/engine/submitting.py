@@ -47,6 +47,9 @@ CLUSTER_ONLY = ("image", "zones", "provisioning", "pod_template")
 class Submitter:
     """Creates jobs: builds the spec, finds what can be reused, stores, sees to it that a worker is there."""
 
+    _ready: tuple[JobDraft, jobs.BuiltJob] | None
+    """A job that was built to see what it is keyed on."""
+
     def __init__(
         self,
         jobs: JobStore,
@@ -68,9 +71,19 @@ class Submitter:
         self._report = report
         self._defaults = defaults
         self._noticed: set[str] = set()
+        self._ready = None
+
+    def keyed(self, draft: JobDraft) -> tuple[str, Json]:
+        """What the step that submits this job will be keyed on. The next `build` of the same draft is done with it."""
+        built = self.build(draft)
+        self._ready = draft, built
+        return _keyed(built)
 
     def build(self, draft: JobDraft) -> jobs.BuiltJob:
         """The job as values; inputs are hashed and stored. Says once what the local backend will ignore."""
+        ready, self._ready = self._ready, None
+        if ready is not None and ready[0] is draft:
+            return ready[1]
         built = jobs.build(self._defaults.fill(draft), self._files)
         ignored = [field for field in CLUSTER_ONLY if getattr(built.spec, field) and field not in self._noticed]
         if ignored:
@@ -121,8 +134,12 @@ class Submitter:
 
 def ask_submit(journal: Journal, strand: str, built: jobs.BuiltJob, position: str) -> Asking:
     """Asks the journal for the step that submits this job."""
-    parts: Json = {"spec": digest.parse(digest.encode_value(built.spec)), "tasks": built.digest, "count": len(built.tasks)}
-    return journal.ask(strand, "submit", parts, position)
+    return journal.ask(strand, *_keyed(built), position)
+
+
+def _keyed(built: jobs.BuiltJob) -> tuple[str, Json]:
+    spec = digest.parse(digest.encode_value(built.spec))
+    return "submit", {"spec": spec, "tasks": built.digest, "count": len(built.tasks)}
 
 
 def job_id_of(run: str, key: StepKey, name: str) -> JobId:
@@ -178,6 +195,13 @@ class SubmitSteps:
         self._submitter.create(built, job_id, owner=self._run, pool=self._pool, cache=cache)
         self._journal.finish(asking, value)
         return Done(value)
+
+    def keyed(self, command: Submit) -> tuple[str, Json] | None:
+        """What `submit` will be keyed on; None where it will be refused."""
+        try:
+            return self._submitter.keyed(command.draft)
+        except UsageError:
+            return None
 
     def _exists(self, job_id: JobId) -> bool:
         try:

@@ -20,7 +20,7 @@ from sparkles.lua import drafts, parameters, writing
 from sparkles.lua.marshal import as_list, from_lua, in_words, to_lua
 from sparkles.lua.modules import Modules
 from sparkles.lua.runtime import FOLDER, TEST_FILES, Runtime
-from sparkles.lua.source import function_source, literals
+from sparkles.lua.source import Sources, key_of
 from sparkles.model import Json
 from sparkles.suggest import nearest
 
@@ -66,8 +66,7 @@ class ScriptHost:
         self._interrupted = interrupted
         self._outcomes = outcomes
         self._modules = Modules(script, shown_as, roots, [FOLDER / file for file in TEST_FILES])
-        self._sources: dict[bytes, bytes] = {}
-        self._function_sources: dict[tuple[bytes, int, int], bytes] = {}
+        self._sources = Sources()
         self._asked: dict[int, bytes] = {}
         self._carried: set[int] = set()
         self._specs: dict[str, Any] = {}
@@ -86,7 +85,7 @@ class ScriptHost:
                 "checked_params": self._checked_params,
                 "outcomes": self._page,
                 "item": in_words,
-                "key": lambda content: hashlib.sha256(content).hexdigest()[:12].encode(),
+                "key": lambda content: key_of(content).encode(),
             },
             max_memory,
         )
@@ -113,7 +112,7 @@ class ScriptHost:
             raise UsageError(f"{self._shown_as}: {error.strerror}") from None
         if not self._runtime.room_for(len(text)):
             raise UsageError(f"{self._shown_as}: {len(text)} bytes are too many for a script")
-        self._sources[b"@" + self._shown_as.encode("utf-8", "surrogateescape")] = text
+        self._sources.add(self._shown_as, text)
         self._runtime.set_args(self._args)
         strand = self._runtime.spawn_script(text, self._shown_as)
         self.name(strand, "main")
@@ -126,7 +125,11 @@ class ScriptHost:
 
     def literals(self) -> set[str]:
         """The string literals of the script and of the modules that it has loaded so far."""
-        return {text for source in self._sources.values() for text in literals(source)}
+        return self._sources.literals()
+
+    def holds(self, key: str) -> bool:
+        """See Program."""
+        return self._sources.holds(key.removeprefix("spawn:"))
 
     def cancel(self, strand: int) -> None:
         """The strand is not resumed any more."""
@@ -202,15 +205,11 @@ class ScriptHost:
         if isinstance(found, str):
             return (found.encode("utf-8", "surrogateescape"), None, None, None)
         key, shown, text = found
-        self._sources[b"@" + shown.encode("utf-8", "surrogateescape")] = text
+        self._sources.add(shown, text)
         return (None, key.encode("utf-8", "surrogateescape"), shown.encode("utf-8", "surrogateescape"), text)
 
     def _function_source(self, chunk: bytes, first: int, last: int) -> bytes | None:
-        known = self._function_sources.get((chunk, first, last))
-        if known is None and chunk in self._sources:
-            known = function_source(self._sources[chunk], first, last).encode()
-            self._function_sources[(chunk, first, last)] = known
-        return known
+        return self._sources.function(chunk, first, last)
 
     def _check_setter(self, setter: bytes, value: bytes) -> bytes | None:
         try:

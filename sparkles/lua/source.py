@@ -6,6 +6,7 @@ editing one of them runs the others' steps again, and never the reverse.
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 _TOKEN = re.compile(
@@ -37,7 +38,18 @@ def tokens(source: bytes) -> list[tuple[bytes, int]]:
 
 def function_source(source: bytes, first: int, last: int) -> str:
     """The tokens of the functions that begin at line `first` and end at line `last`, joined by single spaces."""
+    return _text(tokens(source), first, last)
+
+
+def function_sources(source: bytes) -> set[str]:
+    """The text by which each function of a script is known."""
     everything = tokens(source)
+    begins = [i for i, (token, _) in enumerate(everything) if token == b"function"]
+    lines = {(everything[i][1], everything[_end_of(everything, i) - 1][1]) for i in begins}
+    return {_text(everything, first, last) for first, last in lines}
+
+
+def _text(everything: list[tuple[bytes, int]], first: int, last: int) -> str:
     texts: list[str] = []
     until = 0
     for i, (token, line) in enumerate(everything):
@@ -76,3 +88,41 @@ def literals(source: bytes) -> set[str]:
             depth = token.index(b"[", 1) + 1
             found.add(token[depth:-depth].removeprefix(b"\n").decode("utf-8", "replace"))
     return found
+
+
+def key_of(content: bytes) -> str:
+    """The digest by which a child strand is known: of an item, or of a function's source."""
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+class Sources:
+    """The texts of a script and of the modules that it has loaded so far, by the name that Lua has for each."""
+
+    def __init__(self) -> None:
+        self._texts: dict[bytes, bytes] = {}
+        self._functions: dict[tuple[bytes, int, int], bytes] = {}
+        self._keys: frozenset[str] | None = None
+
+    def add(self, shown_as: str, text: bytes) -> None:
+        """`shown_as` is the path of the text in positions."""
+        self._texts[b"@" + shown_as.encode("utf-8", "surrogateescape")] = text
+        self._keys = None
+
+    def function(self, chunk: bytes, first: int, last: int) -> bytes | None:
+        """See function_source; None where the text is not known."""
+        known = self._functions.get((chunk, first, last))
+        if known is None and chunk in self._texts:
+            known = function_source(self._texts[chunk], first, last).encode()
+            self._functions[(chunk, first, last)] = known
+        return known
+
+    def holds(self, key: str) -> bool:
+        """Whether one of the functions has this `key_of`."""
+        if self._keys is None:
+            texts = (each for text in self._texts.values() for each in function_sources(text))
+            self._keys = frozenset(key_of(each.encode()) for each in texts)
+        return key in self._keys
+
+    def literals(self) -> set[str]:
+        """The string literals."""
+        return {text for source in self._texts.values() for text in literals(source)}

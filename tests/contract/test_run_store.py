@@ -377,6 +377,16 @@ def test_a_strands_next_steps_are_listed(runs):
     assert runs.get_step("r-1", listed[0].key) == listed[0]
 
 
+def test_the_strands_of_a_run_are_listed(runs):
+    """Each once, in the order of its first step."""
+    for run_id in ("r-1", "r-2"):
+        runs.create_run(run(run_id))
+    for sequence, strand in [(4, "main/a"), (1, "main"), (2, "main/b"), (3, "main")]:
+        runs.put_step("r-1", step(sequence, replace(KEY, strand=strand, occurrence=sequence)))
+    assert runs.list_strands("r-1") == ["main", "main/b", "main/a"]
+    assert runs.list_strands("r-2") == []
+
+
 def test_no_step_without_a_run(runs):
     """A driver whose run was deleted is told, rather than recording into nothing."""
     with pytest.raises(NotFound, match="there is no run r-1"):

@@ -37,7 +37,7 @@ class GeneratorProgram:
     """A script as generators, one a strand: each yields commands and is sent their values; an uncaught ScriptError ends it.
 
     `self.child(function)` in a program (it gets the program as its argument, if it takes one) makes a strand for Parallel and Spawn;
-    `self.values[number]` is what it returned.
+    `self.values[number]` is what it returned. `function.keys` are those under which the program spawns.
     """
 
     def __init__(self, function):
@@ -46,6 +46,7 @@ class GeneratorProgram:
         self.labels = {}
         self.cancelled = []
         self._function = function
+        self.functions = set(getattr(function, "keys", ()))
 
     def start(self):
         return self.child(self._function)
@@ -58,6 +59,9 @@ class GeneratorProgram:
 
     def name(self, strand, label):
         self.labels[strand] = label
+
+    def holds(self, key):
+        return key in self.functions
 
     def cancel(self, strand):
         self.cancelled.append(self.labels[strand])

@@ -23,6 +23,7 @@ from sparkles.engine.commands import (
     Unrecorded,
     Wait,
 )
+from sparkles.engine.events import RunEnded
 from sparkles.errors import RunFailed, WorkflowError
 from tests.support.engine import ScriptError, World, job
 
@@ -158,6 +159,16 @@ def test_the_first_error_cancels_the_siblings_and_surfaces_with_its_own_line(wor
     assert after == []
     assert world.clock.monotonic() - began < 100
     assert "shell failed" in str(raised.value)
+
+
+def test_what_was_cancelled_is_not_counted_as_reused(world):
+    def script(program):
+        with pytest.raises(ScriptError):
+            yield from parallel(program, {"a": fails(), "b": sleeps(100)})
+
+    world.execute(script)
+    ended = [event for event in world.events if isinstance(event, RunEnded)]
+    assert [event.reused for event in ended] == [0]
 
 
 def test_a_caught_error_of_a_strand_replays_as_the_same_whoever_is_first_now(world):

@@ -218,6 +218,11 @@ class SqliteRunStore:
         """See ports.RunStore."""
         return [_step_of(row) for row in self._db.all(_STRAND, (run_id, strand, after, limit))]
 
+    def list_strands(self, run_id: RunId) -> list[str]:
+        """See ports.RunStore."""
+        rows = self._db.all("SELECT strand FROM steps WHERE run = ? GROUP BY strand ORDER BY min(sequence)", (run_id,))
+        return [strand for (strand,) in rows]
+
     def last_sequence(self, run_id: RunId) -> int:
         """See ports.RunStore."""
         (last,) = self._db.one("SELECT coalesce(max(sequence), 0) FROM steps WHERE run = ?", (run_id,))
