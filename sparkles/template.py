@@ -24,13 +24,17 @@ _NAME = r"[^\W\d]\w*"
 _TOKEN = re.compile(
     rf"(?P<dollar>\$\{{+)|\{{(?P<literal>\{{\^?{_NAME}(?::{_NAME})?\}})\}}|\{{(?P<file>\^?)(?P<name>{_NAME})(?::(?P<format>{_NAME}))?\}}"
 )
+_SPEC = re.compile(rf"\{{(?P<name>{_NAME}):(?P<format>[<>=^]?[-+ ]?#?\d*,?(?:\.\d+)?[a-zA-Z%]|[<>=^]\d+)\}}")
+"""What other languages take for a format (`{x:03d}`); `{x:.y}` and `{x:1}` are of jq and the like."""
+
 _is_safe = re.compile(r"[A-Za-z0-9_@%+=:,./-]+").fullmatch
 _IDENTIFIER = re.compile(_NAME)
+_MAYBE_COMMENT = re.compile(r"(?:^|[ \t;&|(])#[^\n]*\Z", re.MULTILINE)
 _SHELL_TOKEN = re.compile(r"\\.|\$\(|['\"()`#\n]", re.DOTALL)
 
 
 class _Hole(NamedTuple):
-    """A placeholder; `quote` is the quote of the template that it stands in, or ""."""
+    """A placeholder; `quote` is the quote of the template that it stands in, "#" in a comment, or ""."""
 
     name: str
     raw: bool
@@ -93,7 +97,10 @@ class _Text:
             if not _is_safe(value):
                 _check_text(name, value)
                 if not raw:
-                    if quote:
+                    if quote == "#":
+                        if "\n" in value:
+                            raise _inside_comment(hole, value)
+                    elif quote:
                         raise _inside_quotes(hole, value)
                     value = shell_quote(value)
             parts.append(value)
@@ -124,6 +131,11 @@ class Template:
         for name in self.names:
             if name not in given:
                 raise _unknown(name, given, name in self.file_names)
+        for text in self._texts:
+            for literal in text.literals:
+                for found in _SPEC.finditer(literal):
+                    if found["name"] in given and literal[: found.start()][-1:] not in ("$", "{"):
+                        raise _unknown_format(found)
         for name in given:
             if not _IDENTIFIER.fullmatch(name) and any(
                 f"{{{name}}}" in literal for text in self._texts for literal in text.literals
@@ -201,6 +213,22 @@ def _unknown(name: str, params: Iterable[str], file: bool) -> TemplateError:
     return TemplateError(f"{{{mark}{name}}} is not a task parameter (parameters: {shown}). {then}")
 
 
+def _unknown_format(found: re.Match[str]) -> TemplateError:
+    name, form = found["name"], found["format"]
+    return TemplateError(
+        f"{found[0]}: {form!r} is not a format of a placeholder (formats: {', '.join(FORMATS)}). Make the parameter the text that is "
+        f"wanted, with string.format; or, where {found[0]} is meant as it is, rename the parameter {name!r}"
+    )
+
+
+def _inside_comment(hole: _Hole, value: str) -> TemplateError:
+    written = f"{{{'^' if hole.file else ''}{hole.name}}}"
+    return TemplateError(
+        f"{written} stands in a comment of the command, and its value {value[:60]!r} has a line break, which would end the comment. "
+        f"Take {written} out of the comment"
+    )
+
+
 def _inside_quotes(hole: _Hole, value: str) -> TemplateError:
     shown = value if len(value) <= 60 else value[:60] + "..."
     written = f"{{{'^' if hole.file else ''}{hole.name}}}"
@@ -211,14 +239,16 @@ def _inside_quotes(hole: _Hole, value: str) -> TemplateError:
 
 
 class _Quotes:
-    """Which quotes each place of a shell text stands in, as far as it can be told: `$(...)` starts anew, comments are passed over.
+    """Which quotes each place of a shell text stands in, as far as it can be told: `$(...)` starts anew, a comment is "#".
 
-    Here-documents and backquotes have rules of their own; a text with one of them counts as unquoted throughout.
+    Here-documents and backquotes have rules of their own; a text with one of them counts as unquoted throughout, and what looks like
+    a comment as one.
     """
 
     def __init__(self, source: str) -> None:
         self._spans: list[tuple[int, int, str]] = []
-        if "<<" in source or "`" in source:
+        self._untold = source if "<<" in source or "`" in source else ""
+        if self._untold:
             return
         stack: list[tuple[str, int]] = []
         at = 0
@@ -241,7 +271,9 @@ class _Quotes:
                 self._close(stack, at)
             elif mark == "#" and inside != '"' and (token.start() == 0 or source[token.start() - 1] in " \t\n;&|("):
                 end = source.find("\n", at)
-                at = len(source) if end < 0 else end
+                end = len(source) if end < 0 else end
+                self._spans.append((at, end, "#"))
+                at = end
         while stack:
             self._close(stack, len(source))
 
@@ -250,5 +282,7 @@ class _Quotes:
         self._spans.append((start, end, mark if mark != "(" else ""))
 
     def at(self, place: int) -> str:
-        """The innermost quote around `place`: ' or " or "". Inner spans close first and so stand first."""
+        """The innermost quote around `place`: ' or " or # or "". Inner spans close first and so stand first."""
+        if self._untold:
+            return "#" if _MAYBE_COMMENT.search(self._untold, 0, place) else ""
         return next((mark for start, end, mark in self._spans if start <= place < end), "")

@@ -3,7 +3,8 @@
 local H = ...
 local type, rawget, rawset, raw_next, select, rawlen, setmetatable = type, rawget, rawset, next, select, rawlen, setmetatable
 local format, find, concat = string.format, string.find, table.concat
-local getinfo, dump, getmetatable, xpcall, table_pack, real_error = debug.getinfo, string.dump, debug.getmetatable, xpcall, table.pack, error
+local getinfo, dump, getmetatable, xpcall, real_error = debug.getinfo, string.dump, debug.getmetatable, xpcall, error
+local table_pack, table_unpack = table.pack, table.unpack
 local misuse, perform, null, text, where, call = H.misuse, H.perform, H.null, H.text, H.where, H.call
 local raw_ipairs, packed, made, variables, columns_of = H.raw_ipairs, H.packed, H.made, H.variables, H.columns_of
 local api = H.globals
@@ -23,6 +24,24 @@ local function known_by(fn)
   return known
 end
 
+-- A value of an argument for the function itself: what it changes there is its own, since it does not run on a replay.
+local function copied(value)
+  if type(value) ~= "table" or H.class_of[value] or H.protected[value] or getmetatable(value) then return value end
+  local copy = {}
+  for key, each in raw_next, value do copy[key] = copied(each) end
+  columns_of[copy], H.is_empty_list[copy] = columns_of[value], H.is_empty_list[value]
+  return copy
+end
+
+-- The fields of a table that was raised, as far as they can be recorded; its metatable is not.
+local function fields_of(raised)
+  local fields = {}
+  for key, value in raw_next, raised do
+    if type(key) == "string" and xpcall(H.pack, function(e) return e end, value, "") then fields[key] = value end
+  end
+  return fields
+end
+
 function api.step(name, fn, ...)
   local source = known_by(fn)
   if name == "" then misuse("step: name: expected a name, got ''") end
@@ -34,6 +53,8 @@ function api.step(name, fn, ...)
   local position = where()
   local value = perform("step", packed("step", { name = name, args = args, source = source }, ""))
   if value ~= H.RUN then return value end
+  local given = table_pack(...)
+  for i = 1, given.n do given[i] = copied(given[i]) end
   local ok, returned
   do
     local _ <close> = H.enter("the function of a step")
@@ -41,7 +62,7 @@ function api.step(name, fn, ...)
       local n = select("#", ...)
       if ok and n > 1 then return false, H.step_error(format("step: fn: expected to return one value, got %d (return a table)", n), position) end
       return ok, (...)
-    end)(H.names.pcall(fn, ...))
+    end)(H.names.pcall(fn, table_unpack(given, 1, given.n)))
   end
   local bytes
   if ok then
@@ -56,8 +77,8 @@ function api.step(name, fn, ...)
   local message = e.kind == "ScriptError" and format("step '%s': %s", name, e.message) or e.message
   local kind = e.kind == "ScriptError" and "StepFailed" or e.kind
   -- A table that the function raised is recorded with its fields, so that they are there for whoever catches it.
-  local own = type(returned) == "table" and e.kind == "ScriptError" and not getmetatable(returned)
-  local fields_ok, fields = xpcall(H.pack, function(x) return x end, own and returned or e.fields, "")
+  local own = type(returned) == "table" and e.kind == "ScriptError"
+  local fields_ok, fields = xpcall(H.pack, function(x) return x end, own and fields_of(returned) or e.fields, "")
   fields = fields_ok and H.unpack(fields) or {}
   if fields[1] ~= nil then fields = {} end
   fields.position = e.position -- recorded, so that a replay raises the same error

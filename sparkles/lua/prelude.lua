@@ -475,9 +475,18 @@ end
 
 H.xpcall = function(f, on_error, ...)
   expect("xpcall: handler", "function", on_error)
-  return through(real_xpcall(f, function(e)
+  local refused
+  local function passed(...)
+    if refused then real_error(refused, 0) end
+    return through(...)
+  end
+  return passed(real_xpcall(f, function(e)
     if interrupted or fatal[e] then return e end
-    return on_error(normal(e, where()))
+    local _ <close> = H.enter("the message handler of xpcall")
+    -- An error in a handler would be handed to that handler again, until nobody knows any more what it was.
+    local ok, value = real_xpcall(on_error, handler, normal(e, where()))
+    if not ok and type(value) == "table" and metatable_of(value) == ERROR and value.usage then refused = value end
+    return value
   end, ...))
 end
 
@@ -535,7 +544,7 @@ H.coroutine = {
 }
 
 local loaded, loading = {}, {}
-local done_loading = { __close = function(self) loading[self.key] = nil end }
+local done_loading = { __close = function(self) loading[self.key] = nil end } -- `loading`: the strand that loads a module
 function H.require(name)
   if not find(name, "^[%w_%-]+$") and not find(name, "^[%w_%-][%w_%-%.]*[%w_%-]$") or find(name, "..", 1, true) then
     misuse(format("require: name: expected letters, digits, '_' and '-', with dots for folders, got '%s'", name))
@@ -543,9 +552,14 @@ function H.require(name)
   local problem, key, shown, source = H.call("find_module", name)
   if problem then misuse("require: " .. problem) end
   if loaded[key] ~= nil then return loaded[key] end
-  if loading[key] then misuse(format("require: '%s' is being loaded already: modules require each other", name)) end
+  local loader = loading[key]
+  if loader and strands[loader] and loader ~= current then -- one that was cancelled does not load any more
+    local first = "Require it before the strands start, or put its steps into a function"
+    misuse(format("require: '%s' is being loaded by another strand, which waits for a step at the top of it. %s", name, first))
+  end
+  if loader == current then misuse(format("require: '%s' is being loaded already: modules require each other", name)) end
   local chunk = H.load(source, shown)
-  loading[key] = true
+  loading[key] = current
   local _ <close> = setmetatable({ key = key }, done_loading)
   local value = chunk(name)
   if value == nil then value = true end

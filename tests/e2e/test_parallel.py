@@ -223,3 +223,17 @@ def test_a_thousand_strands_that_wait(site):
         """,
     )
     assert (done.returncode, done.stdout) == (0, "1000\n"), done.stderr
+
+
+def test_a_module_that_another_strand_is_loading(site):
+    """The strands do not require each other; one that was cancelled while it loaded a module does not keep it from being loaded."""
+    (site.folder / "lib.lua").write_text('shell("sleep 0.2")\nreturn {a = 1}\n')
+    done = run(site, 'parallel{function() require("lib") end, function()\n  require("lib") end}')
+    assert done.returncode == 2
+    assert (
+        "workflow.lua:2: require: 'lib' is being loaded by another strand, which waits for a step at the top of it"
+        in done.stderr
+    )
+    again = 'pcall(parallel, {a = function() require("lib") end, b = function() error("x") end})\nprint(require("lib").a)'
+    done = run(site, again, "--new")
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr

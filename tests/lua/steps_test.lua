@@ -14,6 +14,32 @@ function tests.step_raises_what_the_function_raised()
   expect.equal(e.kind, "StepFailed")
 end
 
+function tests.a_step_has_copies_of_its_arguments()
+  local given, list = { y = 1, deep = { { z = 1 } } }, { 1 }
+  local seen = step("change", function(a, b, c)
+    a.x, a.deep[1].z, b[2] = 1, 2, 2
+    return { x = a.x, z = a.deep[1].z, n = #b, none = c == nil }
+  end, given, list, nil)
+  expect.equal(seen, { x = 1, z = 2, n = 2, none = true })
+  expect.equal(given, { y = 1, deep = { { z = 1 } } })
+  expect.equal(list, { 1 })
+end
+
+function tests.an_error_with_a_metatable_keeps_its_fields()
+  local class = { __tostring = function(self) return "class " .. self.a end }
+  local ok, e = pcall(step, "typed", function() error(setmetatable({ a = 3, b = { 1 }, f = print }, class)) end)
+  expect.equal({ ok, e.a, e.b, e.f == nil, e.kind }, { false, 3, { 1 }, true, "StepFailed" })
+  expect.equal(e.message, "step 'typed': class 3")
+end
+
+function tests.a_step_in_a_message_handler_is_refused_by_name()
+  local e = expect.raises("now: not allowed inside the message handler of xpcall", xpcall, error, function() return now() end, "first")
+  expect.equal(e.kind, "Usage")
+  local ok, value = xpcall(error, function(m) error({ why = m }) end, "first", 0)
+  expect.equal({ ok, value.why }, { false, "first" })
+  expect.equal(now(), 1700000000.25)
+end
+
 function tests.step_ends_its_guard_when_it_fails()
   pcall(step, "bad", function() now() end)
   expect.equal(now(), 1700000000.25)

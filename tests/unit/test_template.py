@@ -96,6 +96,10 @@ PARAMS = {"name": "a b", "n": 3, "x": 0.1, "tiny": 1e-05, "big": 1e16, "whole": 
         pytest.param("{n", "{n", id="open"),
         pytest.param("}{n}{", "}3{", id="stray braces"),
         pytest.param("", "", id="empty"),
+        pytest.param("echo # {name} {name:raw}\necho {name}", "echo # 'a b' a b\necho 'a b'", id="in a comment"),
+        pytest.param(
+            "jq '{n:.n}' | jq '{n:1}' | f'{i:03d}' ${n:03d}", "jq '{n:.n}' | jq '{n:1}' | f'{i:03d}' ${n:03d}", id="jq"
+        ),
         pytest.param("echo a # don't\necho {name}", "echo a # don't\necho 'a b'", id="apostrophe in a comment"),
         pytest.param("cat <<E\ndon't {name}\nE", "cat <<E\ndon't 'a b'\nE", id="here-document"),
         pytest.param('echo "$(cat {name})" "{n}"', 'echo "$(cat \'a b\')" "3"', id="substitution inside quotes"),
@@ -261,3 +265,39 @@ def test_any_text_can_be_escaped(text: str) -> None:
     parsed = parse(escape(text))
     assert parsed.names == ()
     assert parsed.expand({}) == text
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "echo hi # sample {x}",
+        "# {x}",
+        "echo a;#{x}\necho",
+        "echo hi # {x}\ncat <<E\nE",
+        "echo `id` # {x}",
+        'echo "$(a # {x}\n)"',
+    ],
+)
+def test_a_line_break_does_not_end_a_comment(template: str) -> None:
+    """Quotes mean nothing in a comment: what follows the line break would run."""
+    parsed = parse(template)
+    assert "one two" in str(parsed.expand({"x": "one two"}))
+    with pytest.raises(
+        TemplateError, match=r"\{x\} stands in a comment of the command, and its value 'a\\ntouch pwned #' has a line break"
+    ):
+        parsed.expand({"x": "a\ntouch pwned #"})
+
+
+def test_a_number_sign_that_begins_no_comment() -> None:
+    """Inside a word, or quoted."""
+    assert parse("echo a#{x} '#' {x}").expand({"x": "a\nb"}) == "echo a#'a\nb' '#' 'a\nb'"
+
+
+@pytest.mark.parametrize("form", ["03d", ".2f", "5.1f", ">10", "+d", "10s", ",d"])
+def test_a_format_of_other_languages_is_refused(form: str) -> None:
+    """Where the name is a parameter; a program in the command may mean another one."""
+    parsed = parse(f"echo {{x:{form}}}")
+    with pytest.raises(TemplateError, match=r"is not a format of a placeholder \(formats: raw\)"):
+        parsed.check(["x"])
+    parsed.check(["y"])
+    parse(f"echo ${{x:{form}}}").check(["x"])
