@@ -99,10 +99,7 @@ class PlanSession:
 
     def keyed(self, command: ask.Command) -> tuple[str, Json] | None:
         """See strands.Performer."""
-        try:
-            return self._submitter.keyed(command.draft) if isinstance(command, ask.Submit) else keys.of_own(command)
-        except (NotThere, UsageError):
-            return None
+        return self._submitter.keyed(command.draft) if isinstance(command, ask.Submit) else keys.of_own(command)
 
     def outcomes(self, job_id: str, first: int, limit: int) -> list[Outcome]:
         """Results for the script."""

@@ -17,7 +17,7 @@ from sparkles.engine.commands import Answer, Done, JobDraft, Submit, refused
 from sparkles.engine.events import Noticed, Report, Submitted
 from sparkles.engine.files import RunFiles
 from sparkles.engine.inputs import FileSource
-from sparkles.engine.journal import Asking, Journal
+from sparkles.engine.journal import Asking, Journal, Parked
 from sparkles.errors import NotFound, UsageError
 from sparkles.model import Attempt, Digest, Job, JobId, Json, NewTask, StepKey, StepState, TaskSpec
 from sparkles.ports import Clock, Content, Fleet, JobStore, Notifier
@@ -73,9 +73,13 @@ class Submitter:
         self._noticed: set[str] = set()
         self._ready = None
 
-    def keyed(self, draft: JobDraft) -> tuple[str, Json]:
-        """What the step that submits this job will be keyed on. The next `build` of the same draft is done with it."""
-        built = self.build(draft)
+    def keyed(self, draft: JobDraft) -> tuple[str, Json] | None:
+        """What the step that submits this job will be keyed on; None where that cannot be told. The next `build` of the draft is done with
+        it."""
+        try:
+            built = self.build(draft)
+        except (UsageError, Parked):
+            return None
         self._ready = draft, built
         return _keyed(built)
 
@@ -198,10 +202,7 @@ class SubmitSteps:
 
     def keyed(self, command: Submit) -> tuple[str, Json] | None:
         """What `submit` will be keyed on; None where it will be refused."""
-        try:
-            return self._submitter.keyed(command.draft)
-        except UsageError:
-            return None
+        return self._submitter.keyed(command.draft)
 
     def _exists(self, job_id: JobId) -> bool:
         try:
