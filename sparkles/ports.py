@@ -97,8 +97,7 @@ class RunStore(Protocol):
         """Ends the run and gives up ownership. Raises LeaseLost where `driver` is not the owner."""
 
     def folder(self, run_id: str) -> Path:
-        """Where the output of the run's `shell` commands is kept on this machine, and what a fork is to run again; it need not exist.
-        Raises UsageError for an id that no run can have."""
+        """Where what its commands print is kept here, and what a fork runs again; it need not exist. UsageError for an impossible id."""
 
     def delete_run(self, run_id: RunId) -> int:
         """Removes the run and its steps in one transaction, then its folder, whose bytes it returns; harmless where there is none."""
@@ -125,7 +124,7 @@ class RunStore(Protocol):
         """The strand's next steps in order of sequence, those after `after`: what a replay will most likely ask for."""
 
     def list_strands(self, run_id: RunId) -> list[str]:
-        """The labels of the strands that have steps, in the order of the first step of each."""
+        """The labels of the strands that have steps, by the first step of each."""
 
     def last_sequence(self, run_id: RunId) -> int:
         """The greatest sequence, 0 where there are no steps."""
@@ -234,8 +233,7 @@ class JobStore(Protocol):
         """Every digest that a stored task's input or a stored attempt's output refers to: content that must be kept."""
 
     def kill_tasks(self, job_id: str, indexes: Collection[int] | None = None) -> int:
-        """Cancels pending and claimed tasks (all, or these) and invalidates their tokens; workers notice and end the programs.
-        Returns how many."""
+        """Cancels pending and claimed tasks (all, or these) and invalidates their tokens: workers end the programs. Returns how many."""
 
     def reset_tasks(self, job_id: str, states: Collection[TaskState], indexes: Collection[int] | None = None) -> int:
         """Puts ended tasks in one of `states` back to pending with a fresh budget; claimed ones are never touched. Returns how many."""

@@ -19,8 +19,8 @@ from sparkles.engine.joins import Join
 from sparkles.engine.journal import Journal
 from sparkles.model import Json
 
-Keyed = Callable[[Command], tuple[str, Json] | None]
-"""The kind and arguments that a command is keyed on; None where they cannot be told."""
+Keyed = Callable[[str, Command], tuple[str, Json] | None]
+"""The kind and arguments that a command is keyed on, asked by a strand of that label; None where they cannot be told."""
 
 _SPAWN = "spawn:"
 
@@ -89,13 +89,12 @@ class Labels:
             self._at_rest[label] = well
 
     def _settled(self, given: str, command: Command, sure: bool) -> str | None:
-        keyed = self._keyed(command)
-
         def matches(label: str) -> bool:
             if not self._is_free(label):
                 return False
             if isinstance(command, Spawn):  # which is no step: what it starts is recorded below it
                 return f"{label}/{_escaped(command.child.key)}" in self._records().labels
+            keyed = self._keyed(label, command)  # what a job's files held depends on where in the record its strand is
             return keyed is not None and self._journal.has_next(label, *keyed)
 
         if matches(given):

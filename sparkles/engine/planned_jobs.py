@@ -6,11 +6,12 @@ May import ports and below. Nothing is stored and no task is started.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import msgspec
 
 from sparkles import digest
+from sparkles.engine.commands import Done
 from sparkles.engine.differences import Difference, of_tasks
 from sparkles.engine.jobs import BuiltJob
 from sparkles.engine.looking import LookingBlobs
@@ -155,6 +156,15 @@ class PlannedJobs:
         if twin.state is not TaskState.SUCCEEDED:
             return f"{twin.state} before", ()
         return "its outputs are not stored any more", ()
+
+    def waited(self, job_ids: Sequence[str], *, reused: bool) -> Done:
+        """What a wait for these jobs gives."""
+        counted = [(each, self.count(each)) for each in job_ids]
+        found = [
+            {"id": each, "name": self.name(each), "count": counts.total, "counts": counts.by_state()}
+            for each, counts in counted
+        ]
+        return Done({"jobs": found}, reused=reused)
 
 
 def _tasks(count: int) -> str:

@@ -97,9 +97,12 @@ class PlanSession:
             self._stopped.add(strand)
             raise
 
-    def keyed(self, command: ask.Command) -> tuple[str, Json] | None:
+    def keyed(self, strand: str, command: ask.Command) -> tuple[str, Json] | None:
         """See strands.Performer."""
-        return self._submitter.keyed(command.draft) if isinstance(command, ask.Submit) else keys.of_own(command)
+        if not isinstance(command, ask.Submit):
+            return keys.of_own(command)
+        self._files.stand_before_job(strand, command.draft.name)
+        return self._submitter.keyed(strand, command.draft)
 
     def outcomes(self, job_id: str, first: int, limit: int) -> list[Outcome]:
         """Results for the script."""
@@ -281,7 +284,7 @@ class PlanSession:
     def _submit(self, strand: str, command: ask.Submit) -> ask.Answer:
         try:
             self._files.stand_before_job(strand, command.draft.name)
-            built = self._submitter.build(command.draft)
+            built = self._submitter.build_for(strand, command.draft)
         except NotThere as error:
             why = f"unknown until {error.until}"
             self._say(UNKNOWN, "submit", command.draft.name, strand, command.position, why=why)
@@ -341,7 +344,7 @@ class PlanSession:
             timed_out = isinstance(replayed, ask.Raised) and replayed.error.kind == "WaitTimeout"
             if timed_out or outcome == [self._ports.jobs.state_digest(each) for each in command.jobs]:
                 self._say(REUSED, "wait", what, strand, command.position)
-                return replayed if isinstance(replayed, ask.Raised) else self._waited(command, reused=True)
+                return replayed if isinstance(replayed, ask.Raised) else self._jobs.waited(command.jobs, reused=True)
             why = f"{what} changed since this run waited for it"
         until = [text for text in map(self._jobs.until, command.jobs) if text]
         if until:
@@ -353,15 +356,7 @@ class PlanSession:
             why = f"tasks of {' and '.join(again)} make their outputs again; the plan goes on with what they gave before"
         verdict = REUSED if planned and not why else RUNS
         self._say(verdict, "wait", what, strand, command.position, why=why)
-        return self._waited(command, reused=False)
-
-    def _waited(self, command: ask.Wait, *, reused: bool) -> ask.Done:
-        counted = [(each, self._jobs.count(each)) for each in command.jobs]
-        found = [
-            {"id": each, "name": self._jobs.name(each), "count": counts.total, "counts": counts.by_state()}
-            for each, counts in counted
-        ]
-        return ask.Done({"jobs": found}, reused=reused)
+        return self._jobs.waited(command.jobs, reused=False)
 
     def _fetch(self, strand: str, command: ask.Fetch) -> ask.Answer:
         asking = self.journal.ask_for(strand, command)

@@ -162,9 +162,9 @@ class Session:
             raise InternalError(f"no step is made for {type(command).__name__}")
         return perform(strand, command)
 
-    def keyed(self, command: ask.Command) -> tuple[str, Json] | None:
+    def keyed(self, strand: str, command: ask.Command) -> tuple[str, Json] | None:
         """See strands.Performer."""
-        return self._submitting.keyed(command) if isinstance(command, ask.Submit) else keys.of_own(command)
+        return self._submitting.keyed(strand, command) if isinstance(command, ask.Submit) else keys.of_own(command)
 
     def end_commands(self) -> None:
         """Ends `shell` commands that still run."""

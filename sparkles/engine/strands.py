@@ -54,8 +54,8 @@ class Performer(Protocol):
     def begin(self, strand: str, command: Command) -> Answer | Pending:
         """Answers a command; raises Parked where the strand may not go on."""
 
-    def keyed(self, command: Command) -> tuple[str, Json] | None:
-        """The kind and arguments that a command will be keyed on; None where it has none, or they cannot be told."""
+    def keyed(self, strand: str, command: Command) -> tuple[str, Json] | None:
+        """The kind and arguments that a strand's command will be keyed on; None where it has none, or they cannot be told."""
 
 
 class Stuck(Exception):

@@ -166,7 +166,7 @@ class StubSession:
             raise InternalError(f"no stub is made for {type(command).__name__}")
         return perform(strand, command)
 
-    def keyed(self, command: ask.Command) -> tuple[str, Json] | None:
+    def keyed(self, strand: str, command: ask.Command) -> tuple[str, Json] | None:
         """See strands.Performer: nothing is recorded, so nobody needs to know."""
         return None
 

@@ -47,7 +47,7 @@ CLUSTER_ONLY = ("image", "zones", "provisioning", "pod_template")
 class Submitter:
     """Creates jobs: builds the spec, finds what can be reused, stores, sees to it that a worker is there."""
 
-    _ready: tuple[JobDraft, jobs.BuiltJob] | None
+    _ready: tuple[str, JobDraft, jobs.BuiltJob] | None
     """A job that was built to see what it is keyed on."""
 
     def __init__(
@@ -73,21 +73,24 @@ class Submitter:
         self._noticed: set[str] = set()
         self._ready = None
 
-    def keyed(self, draft: JobDraft) -> tuple[str, Json] | None:
-        """What the step that submits this job will be keyed on; None where that cannot be told. The next `build` of the draft is done with
-        it."""
+    def keyed(self, strand: str, draft: JobDraft) -> tuple[str, Json] | None:
+        """What the step that submits this job will be keyed on; None where that cannot be told. `build_for` is done with it then."""
         try:
-            built = self.build(draft)
+            built = self.build_for(strand, draft)
         except (UsageError, Parked):
             return None
-        self._ready = draft, built
+        self._ready = strand, draft, built
         return _keyed(built)
+
+    def build_for(self, strand: str, draft: JobDraft) -> jobs.BuiltJob:
+        """As `build`, for a strand: its files are those that stand where it submits the job."""
+        ready, self._ready = self._ready, None
+        if ready is not None and ready[0] == strand and ready[1] is draft:
+            return ready[2]
+        return self.build(draft)
 
     def build(self, draft: JobDraft) -> jobs.BuiltJob:
         """The job as values; inputs are hashed and stored. Says once what the local backend will ignore."""
-        ready, self._ready = self._ready, None
-        if ready is not None and ready[0] is draft:
-            return ready[1]
         built = jobs.build(self._defaults.fill(draft), self._files)
         ignored = [field for field in CLUSTER_ONLY if getattr(built.spec, field) and field not in self._noticed]
         if ignored:
@@ -181,7 +184,7 @@ class SubmitSteps:
         """-> {"id", "name", "count"}, at once."""
         try:
             self._files.stand_before_job(strand, command.draft.name)
-            built = self._submitter.build(command.draft)
+            built = self._submitter.build_for(strand, command.draft)
         except UsageError as error:
             return refused(error, "submit")
         asking = ask_submit(self._journal, strand, built, command.position)
@@ -200,9 +203,10 @@ class SubmitSteps:
         self._journal.finish(asking, value)
         return Done(value)
 
-    def keyed(self, command: Submit) -> tuple[str, Json] | None:
+    def keyed(self, strand: str, command: Submit) -> tuple[str, Json] | None:
         """What `submit` will be keyed on; None where it will be refused."""
-        return self._submitter.keyed(command.draft)
+        self._files.stand_before_job(strand, command.draft.name)
+        return self._submitter.keyed(strand, command.draft)
 
     def _exists(self, job_id: JobId) -> bool:
         try:
