@@ -15,7 +15,7 @@ import pytest
 from sparkles.backends.local import process
 from sparkles.backends.local.blobs import DirectoryBlobs
 from sparkles.backends.local.db import open_state
-from sparkles.backends.local.fleet import QUICK_DEATHS
+from sparkles.backends.local.fleet import QUICK_DEATHS, ProcessFleet
 from sparkles.backends.local.job_store import SqliteJobStore
 from sparkles.backends.local.pool import local_fleet
 from sparkles.backends.local.recovery import StallWatch, recover
@@ -330,6 +330,27 @@ def test_workers_that_die_for_nothing_are_not_started_for_ever(place, fleet, mon
     sentence = until(refused)
     assert f"{QUICK_DEATHS} workers in a row ended as soon as they were started, the last one with exit code 1" in sentence
     assert sentence.endswith("no module named sparkles")
+
+
+def test_a_worker_that_says_that_another_would_fare_the_same_is_the_last(place, monkeypatch):
+    """Also where it left something to put in order."""
+    broken = place.state / "python"
+    broken.write_text("#!/bin/sh\necho started >> started\necho 'the login is over' >&2\nexit 78\n")
+    broken.chmod(0o755)
+    monkeypatch.chdir(place.state)
+    fleet = ProcessFleet(place.state, place.jobs, place.clock, lambda pool, worker: [str(broken)], lambda: ["w-1 left a claim"])
+
+    def refused():
+        try:
+            fleet.ensure("p")
+        except BackendError as error:
+            return str(error)
+        return ""
+
+    sentence = until(refused)
+    assert sentence.startswith("a worker ended with exit code 78: another one would fare the same.")
+    assert sentence.endswith("the login is over")
+    assert (place.state / "started").read_text() == "started\n"
 
 
 def test_draining_and_stopping(place, fleet):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sparkles.backends.google.entities import Entity
+from sparkles.model import FailureClass
 from tests.support import google
 from tests.support.cloud_site import CloudSite
 from tests.support.emulators import Emulator, create_bucket, free_port
@@ -167,6 +168,41 @@ def test_a_storage_that_only_workers_miss_is_told_by_the_driver(sites):
     said = command.end()
     assert len(re.findall(r"worker w-\w+ says: Cloud Storage does not answer", said)) == 1
     ended_well(site)
+
+
+class Forbidding(HttpFaults):
+    """Lets all through, until everything is refused."""
+
+    CODES = ("403 Forbidden",)
+
+    def forbid(self):
+        self._chance = 1.0
+        self.cut()
+
+
+def test_a_bucket_that_the_workers_may_not_use_any_more_ends_them_and_no_task(sites, tmp_path):
+    """The driver says why and ends too; what ran goes back at no cost, and is done by the next run."""
+    link = Forbidding(google.address("storage"), 0.0)
+    site = sites(between={"storage": link})
+    site.variables.update(through("storage", google.address("storage")) | {"SLOW": "3"})
+    program = tmp_path / "consume"
+    program.write_text(
+        f'#!/bin/sh\nSTORAGE_EMULATOR_HOST=http://{link.address} exec {site.variables["SPARKLES_CONSUME"]} "$@"\n'
+    )
+    program.chmod(0o755)
+    command = site.background("run", "workflow.lua", env={"SPARKLES_CONSUME": str(program)})
+    site.until(site.task_groups, "a running task")
+    link.forbid()
+    said = command.end(3)
+    assert "a worker ended with exit code 78: another one would fare the same" in said
+    assert "not allowed; the worker needs roles/storage.objectUser on the bucket" in said
+    site.until(lambda: not site.processes(), "the end of all processes", 10)
+    assert site.store.list_workers() == []
+    site.variables["SLOW"] = "0"
+    site.finish()
+    assert (site.folder / "final.csv").read_text() == FINAL
+    failures = {each.failure for attempts in site.attempts().values() for each in attempts}
+    assert failures == {None, FailureClass.PREEMPTED}
 
 
 def submitted(sites):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import subprocess
 import time
 
 import pytest
@@ -189,3 +191,15 @@ def test_gclouds_own_account(tmp_path):
     assert gcloud_account({"CLOUDSDK_CONFIG": str(tmp_path)}) == "me@example.com"
     assert gcloud_account({"CLOUDSDK_CONFIG": str(tmp_path), "CLOUDSDK_CORE_ACCOUNT": "x@y"}) == "x@y"
     assert gcloud_account({"CLOUDSDK_CONFIG": str(tmp_path / "nowhere")}) == ""
+
+
+@pytest.mark.parametrize("token_server", [OVER], indirect=True)
+def test_a_worker_whose_login_is_over_says_so_and_is_not_to_be_started_again(tmp_path, token_server):
+    key = token_server.login(tmp_path / "key.json")
+    environ = {**os.environ, **CLOUD, "GOOGLE_APPLICATION_CREDENTIALS": str(key)}
+    words = ["run", "-project", "p-12345", "-bucket", "b", "-pool", "p", "-id", "w-1", "-work", str(tmp_path)]
+    done = subprocess.run(
+        [consume(), *words], env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 78
+    assert "the login is over; run `gcloud auth application-default login` again" in done.stderr

@@ -181,6 +181,11 @@ func TestExitCodesOfErrors(t *testing.T) {
 		status.Error(codes.NotFound, "no database"):                 78,
 		status.Error(codes.PermissionDenied, "no"):                  78,
 		status.Error(codes.Unauthenticated, "no login"):             78,
+		// As gRPC says it where the login's own service refuses, or is away.
+		status.Error(codes.Unauthenticated, "transport: per-RPC creds failed due to error: auth: cannot fetch token: 400\nResponse: {}"): 78,
+		status.Error(codes.Unauthenticated, "transport: per-RPC creds failed due to error: auth: cannot fetch token: 503\nResponse: {}"): 75,
+		status.Error(codes.FailedPrecondition, "The Cloud Datastore API is not available for Firestore in Native Mode database x."):      78,
+		status.Error(codes.FailedPrecondition, "something else"):                                                                         75,
 		&gcs.Refused{}:       78,
 		&wire.SchemaTooNew{}: 78,
 		&wire.Damaged{}:      78,

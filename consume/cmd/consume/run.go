@@ -79,7 +79,7 @@ func run(o options) int {
 	}
 	defer events.Close()
 	store, err := datastore.Open(ctx, datastore.Options{
-		Project: o.project, Database: o.database, Namespace: o.namespace, EmulatorHost: os.Getenv("DATASTORE_EMULATOR_HOST"),
+		Project: o.project, Database: o.database, Namespace: o.namespace, EmulatorHost: os.Getenv("DATASTORE_EMULATOR_HOST"), Log: log,
 	}, objects, func(event wire.Event) { events.Publish(ctx, event) }, version)
 	if err != nil {
 		return fail(log, fmt.Errorf("connect to Datastore: %w", err))
@@ -97,7 +97,7 @@ func run(o options) int {
 			CPU: o.cpu, Memory: o.memory, Work: o.work + "/" + o.id, Linger: o.linger, UntilEmpty: o.untilEmpty,
 			Beat: o.beat, Look: o.look, Lease: o.lease,
 		},
-		Store: store, Blobs: objects, Runner: programs, Log: log, Environ: os.Environ(), Trouble: objects.Trouble,
+		Store: store, Blobs: objects, Runner: programs, Log: log, Environ: os.Environ(), Trouble: objects.Trouble, Refused: refused,
 	}
 	w.Init()
 	defer os.RemoveAll(w.Work)
@@ -155,12 +155,15 @@ func listen(w *worker.Worker, driverFD int, log *slog.Logger) func() bool {
 	}
 }
 
+// refused tells whether a service will not do it until somebody changes something.
+func refused(err error) bool { return datastore.IsConfiguration(err) || gcs.IsConfiguration(err) }
+
 // fail tells an error and gives the exit code that it means.
 func fail(log *slog.Logger, err error) int {
 	log.Error("ended", "error", err)
 	var path *fs.PathError
 	folder := errors.As(err, &path) && !errors.Is(err, syscall.ENOSPC) // one for scratch directories that cannot be made
-	if folder || worker.Hopeless(err) || datastore.IsConfiguration(err) || gcs.IsConfiguration(err) {
+	if folder || worker.Hopeless(err) || refused(err) {
 		return exitConfiguration
 	}
 	return exitTransient

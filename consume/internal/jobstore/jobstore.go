@@ -36,7 +36,7 @@ type Queue interface {
 	Claim(ctx context.Context, worker, pool string, limit int, nowMS int64) ([]wire.Claim, error)
 
 	// Finish ends claims. An element is false where the token is not current: that one was not recorded. The attempt's result.json is
-	// written first where it is not there. The programs of the claims started run: they are counted as running from now on. Where a job
+	// written first where it is not there; that of a preempted one may be missing, since the task runs again. The programs of the claims started run: they are counted as running from now on. Where a job
 	// has more failed tasks than its MaxFailures, what is pending of it is cancelled.
 	Finish(ctx context.Context, finishes []wire.Finish, started []wire.Claim) ([]bool, error)
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 
@@ -35,7 +36,14 @@ func (w *Worker) perform(ctx context.Context, t *task, problem string) {
 	// What an attempt left is stored even when its program was told to end.
 	keep, done := context.WithTimeout(context.WithoutCancel(ctx), storing)
 	defer done()
-	ended, memory, err := w.run(ctx, t, problem, began)
+	store := &noting{Blobs: w.Blobs}
+	ended, memory, err := w.run(ctx, t, store, problem, began)
+	// A worker that leaves gives its claims back in time, with or without what was to be stored.
+	context.AfterFunc(ctx, func() {
+		if context.Cause(ctx) == errPreempted {
+			time.AfterFunc(leaving, done)
+		}
+	})
 	t.took = time.Since(began)
 	why := wire.NoFailure
 	switch context.Cause(ctx) {
@@ -62,13 +70,57 @@ func (w *Worker) perform(ctx context.Context, t *task, problem string) {
 		t.record = t.folder.NotStarted(wire.FailureStaging, err.Error(), nil, began)
 	default:
 		t.ran = true
-		t.record = t.folder.Conclude(keep, w.Blobs, ended, memory, why, began)
+		t.record = t.folder.Conclude(keep, store, ended, memory, why, began)
+	}
+	// What could not be stored for one of these reasons says nothing about the task.
+	noted := store.first()
+	if refused := noted != nil && w.stays(noted); refused || noted != nil && keep.Err() != nil && context.Cause(ctx) == errPreempted {
+		reason := "ended because its worker was stopped"
+		if refused {
+			t.refused, reason = noted, fmt.Sprintf("given back: its worker was refused: %v", noted)
+		}
+		t.record = t.folder.NotStarted(wire.FailurePreempted, reason, nil, began)
 	}
 	w.storeLog(keep, t)
 }
 
+// noting keeps the first error of the inputs and outputs of a task.
+type noting struct {
+	blobs.Blobs
+	mutex sync.Mutex
+	err   error
+}
+
+func (n *noting) note(err error) {
+	n.mutex.Lock()
+	defer n.mutex.Unlock()
+	if n.err == nil {
+		n.err = err
+	}
+}
+
+func (n *noting) first() error {
+	n.mutex.Lock()
+	defer n.mutex.Unlock()
+	return n.err
+}
+
+// Place is of blobs.Blobs.
+func (n *noting) Place(ctx context.Context, digest, target string, executable, private bool) error {
+	err := n.Blobs.Place(ctx, digest, target, executable, private)
+	n.note(err)
+	return err
+}
+
+// Collect is of blobs.Blobs.
+func (n *noting) Collect(ctx context.Context, path, name string) (wire.Artifact, error) {
+	artifact, err := n.Blobs.Collect(ctx, path, name)
+	n.note(err)
+	return artifact, err
+}
+
 // run makes the folder, puts the inputs in place and runs the program, uploading its log as it grows.
-func (w *Worker) run(ctx context.Context, t *task, problem string, began time.Time) (runner.Ended, int64, error) {
+func (w *Worker) run(ctx context.Context, t *task, store blobs.Blobs, problem string, began time.Time) (runner.Ended, int64, error) {
 	if problem != "" {
 		return runner.Ended{}, 0, &attempt.Failed{Class: wire.FailureConfig, Reason: problem}
 	}
@@ -76,7 +128,7 @@ func (w *Worker) run(ctx context.Context, t *task, problem string, began time.Ti
 	if err := folder.Create(); err != nil {
 		return runner.Ended{}, 0, err
 	}
-	if err := folder.PlaceInputs(ctx, w.Blobs); err != nil {
+	if err := folder.PlaceInputs(ctx, store); err != nil {
 		return runner.Ended{}, 0, err
 	}
 	log, err := os.OpenFile(folder.LogPath(), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o666)
@@ -157,7 +209,12 @@ func (w *Worker) storeLog(ctx context.Context, t *task) {
 			}
 		}
 	}
+	if t.refused != nil {
+		return // asked at once it would be refused as well
+	}
 	if err := w.Blobs.PutRecord(ctx, ref, t.record); err != nil {
 		t.log.Error("store a record", "error", err)
+		return
 	}
+	t.stored = true
 }

@@ -48,6 +48,8 @@ const (
 	leastPoll  = 200 * time.Millisecond
 	mostPoll   = 5 * time.Second
 	retryAfter = time.Second
+	// leaving is what a call may take once the worker was told to stop: machines that are taken away give half a minute for all of it.
+	leaving = 5 * time.Second
 	// troubleEvery is how soon others hear of what keeps a worker from going on, and that it is over.
 	troubleEvery = time.Second
 )
@@ -76,6 +78,8 @@ type Worker struct {
 	Environ []string
 	// Trouble says in a few words for people what keeps it from going on; "": nothing does. nil: nothing ever does.
 	Trouble func() string
+	// Refused tells whether an error of Store or Blobs stays until somebody changes something; nil: none does.
+	Refused func(error) bool
 
 	mode  atomic.Int32
 	woken chan struct{}
@@ -83,11 +87,20 @@ type Worker struct {
 	// asking lives while new tasks are wanted: a store that does not answer must not keep the worker from ending its programs.
 	asking     context.Context
 	stopAsking context.CancelFunc
+	// unstopped lives until what runs is to be ended, for the same reason.
+	unstopped context.Context
+	stopAll   context.CancelFunc
+	// failed is why it ends though nobody told it to; unrecorded why ends could not be recorded, while they cannot; left: claims stay with its row.
+	failed     error
+	unrecorded error
+	left       bool
 
 	plans    map[string]*attempt.Plan
 	queue    []wire.Claim
 	running  map[string]*task
 	finishes []wire.Finish
+	ends     map[string]*task // of finishes, by token
+	commitAt time.Time
 	started  []wire.Claim
 	tellAt   time.Time
 	ended    chan *task
@@ -108,8 +121,11 @@ type task struct {
 	record wire.Attempt
 	took   time.Duration
 	ran    bool
-	pieces atomic.Bool
-	log    *slog.Logger
+	stored bool
+	// refused is what Cloud Storage will not do for it until somebody changes something.
+	refused error
+	pieces  atomic.Bool
+	log     *slog.Logger
 }
 
 var (
@@ -124,6 +140,8 @@ var (
 func (w *Worker) Init() {
 	w.woken = make(chan struct{}, 1)
 	w.asking, w.stopAsking = context.WithCancel(context.Background())
+	w.unstopped, w.stopAll = context.WithCancel(context.Background())
+	w.ends = map[string]*task{}
 	w.ended = make(chan *task, batchTasks)
 	w.plans = map[string]*attempt.Plan{}
 	w.running = map[string]*task{}
@@ -158,6 +176,9 @@ func (w *Worker) wake() {
 	if w.current() != Serving {
 		w.stopAsking()
 	}
+	if w.current() == Stopping {
+		w.stopAll()
+	}
 	select {
 	case w.woken <- struct{}{}:
 	default:
@@ -171,13 +192,16 @@ func (w *Worker) logOf(ref wire.AttemptRef) *slog.Logger {
 
 func (w *Worker) current() Mode { return Mode(w.mode.Load()) }
 
-// Run serves until it is over. The error is one for which trying again soon does not help; claims are left for others to find then. While
-// programs run, a store that cannot be reached is no such error: those that ran for hours are not to suffer for it.
+// Run serves until it is over. The error is why it ended though nobody told it to; claims that it could not give back are left for others to find.
+// While programs run, a store that cannot be reached is no such error: those that ran for hours are not to suffer for it.
 func (w *Worker) Run(ctx context.Context) error {
 	if err := os.MkdirAll(w.Work, 0o700); err != nil {
 		return fmt.Errorf("make the folder for scratch directories: %w", err)
 	}
-	if err := w.Store.EnterWorker(ctx, w.Worker); err != nil {
+	if err := w.Store.EnterWorker(w.asking, w.Worker); err != nil {
+		if w.current() != Serving {
+			return nil // a row that was written all the same is found without its process
+		}
 		return fmt.Errorf("enter: %w", err)
 	}
 	w.Log.Info("serving", "pool", w.Worker.Pool, "cpu", w.CPU, "memory", attempt.Size(w.Memory))
@@ -196,30 +220,50 @@ func (w *Worker) Run(ctx context.Context) error {
 		}
 		return err
 	}
-	if w.gone.Load() {
+	if w.failed == nil && w.gone.Load() {
 		return ErrGone
 	}
-	return w.leave(ctx)
+	err = w.leave(ctx)
+	if w.failed != nil || err != nil && w.current() == Stopping {
+		if err != nil {
+			w.Log.Warn("claims are left for others to find", "error", err)
+		}
+		return w.failed
+	}
+	return err
 }
+
+// giveUp ends the serving for an error that stays until somebody changes something: with Drain what runs is finished, with Stop it is ended.
+func (w *Worker) giveUp(err error, how func()) {
+	if w.failed == nil {
+		w.failed = err
+		w.Log.Error("no more tasks are taken", "error", err)
+	}
+	how()
+}
+
+func (w *Worker) stays(err error) bool { return Hopeless(err) || w.Refused != nil && w.Refused(err) }
 
 func (w *Worker) serve(ctx context.Context) error {
 	poll := leastPoll
-	var nextClaim, nextLook, nextHeal, commitAt, idleSince time.Time
+	var nextClaim, nextLook, nextHeal, idleSince time.Time
 	nextHeal = time.Now().Add(w.Lease/2 + rand.N(w.Lease))
 	nextLook = time.Now().Add(w.Look)
 	for {
 		now := time.Now()
-		if len(w.finishes) > 0 && (!now.Before(commitAt) || len(w.running) == 0 && len(w.queue) == 0) {
+		if len(w.finishes) > 0 && (!now.Before(w.commitAt) || w.unrecorded == nil && len(w.running)+len(w.queue) == 0) {
 			if err := w.commit(ctx); err != nil {
 				return err
 			}
 		}
 		if len(w.started) > 0 && !now.Before(w.tellAt) {
-			w.tellStarted(ctx)
+			w.tellStarted()
 		}
 		switch w.current() {
 		case Serving:
-			w.startQueued(ctx)
+			if w.unrecorded == nil {
+				w.startQueued(ctx)
+			}
 			if w.wanted() > 0 && !now.Before(nextClaim) {
 				got, err := w.claim(ctx)
 				if got > 0 {
@@ -234,7 +278,11 @@ func (w *Worker) serve(ctx context.Context) error {
 				if w.current() != Serving {
 					continue
 				}
-				if err != nil && (len(w.running)+len(w.finishes) == 0 || Hopeless(err)) {
+				if err != nil && w.stays(err) {
+					w.giveUp(err, w.Drain)
+					continue
+				}
+				if err != nil && len(w.running)+len(w.finishes) == 0 {
 					return err
 				}
 				if err != nil {
@@ -259,30 +307,36 @@ func (w *Worker) serve(ctx context.Context) error {
 				}
 			}
 		case Draining, Stopping:
-			w.giveBack(ctx)
 			if w.current() == Stopping {
 				for _, t := range w.running {
 					w.end(t, wire.FailurePreempted, errPreempted)
 				}
 			}
+			w.giveBack(ctx)
 			if len(w.running) == 0 && len(w.finishes) == 0 {
 				return nil
 			}
 		}
-		if len(w.running)+len(w.queue) > 0 && !now.Before(nextLook) && !w.gone.Load() {
-			w.look(ctx)
+		if len(w.running)+len(w.queue) > 0 && !now.Before(nextLook) && w.current() != Stopping {
+			w.look()
 			nextLook = time.Now().Add(w.Look)
 		}
 		if !now.Before(nextHeal) && w.current() == Serving {
-			w.heal(ctx)
+			w.heal()
 			nextHeal = time.Now().Add(w.Lease/2 + rand.N(w.Lease))
 		}
-		until := earliest(nextLook, nextHeal)
-		if w.current() == Serving && w.wanted() > 0 {
-			until = earliest(until, nextClaim)
+		until := time.Now().Add(w.Lease)
+		if len(w.running)+len(w.queue) > 0 && w.current() != Stopping {
+			until = earliest(until, nextLook)
+		}
+		if w.current() == Serving {
+			until = earliest(until, nextHeal)
+			if w.wanted() > 0 {
+				until = earliest(until, nextClaim)
+			}
 		}
 		if len(w.finishes) > 0 {
-			until = earliest(until, commitAt)
+			until = earliest(until, w.commitAt)
 		}
 		if len(w.started) > 0 {
 			until = earliest(until, w.tellAt)
@@ -301,7 +355,7 @@ func (w *Worker) serve(ctx context.Context) error {
 				}
 			}
 			if before == 0 && len(w.finishes) > 0 {
-				commitAt = time.Now().Add(commitAfter)
+				w.commitAt = time.Now().Add(commitAfter)
 			}
 		case <-w.woken:
 		case <-timer.C:
@@ -366,8 +420,11 @@ func (w *Worker) slots() int {
 	return max(1, int((w.CPU+1e-9)/w.typical))
 }
 
-// wanted is how many tasks to claim now: what could start, and some ahead.
+// wanted is how many tasks to claim now: what could start, and some ahead; none while what ended cannot be recorded.
 func (w *Worker) wanted() int {
+	if w.unrecorded != nil {
+		return 0
+	}
 	slots := w.slots()
 	more := 0
 	if w.mean > 0 {
@@ -403,7 +460,7 @@ func (w *Worker) due() (time.Duration, bool, error) {
 func (w *Worker) startQueued(ctx context.Context) {
 	for len(w.queue) > 0 && w.current() == Serving {
 		claim := w.queue[0]
-		plan, err := w.plan(ctx, claim)
+		plan, err := w.plan(claim)
 		if err != nil {
 			if errors.Is(err, jobstore.ErrNotFound) {
 				w.queue = w.queue[1:] // its job was deleted
@@ -450,12 +507,12 @@ func (w *Worker) startQueued(ctx context.Context) {
 	}
 }
 
-func (w *Worker) plan(ctx context.Context, claim wire.Claim) (*attempt.Plan, error) {
+func (w *Worker) plan(claim wire.Claim) (*attempt.Plan, error) {
 	job := claim.Ref.Job
 	if plan, known := w.plans[job]; known {
 		return plan, nil
 	}
-	document, err := w.Store.Job(ctx, job)
+	document, err := w.Store.Job(w.asking, job)
 	if err != nil {
 		return nil, err
 	}
@@ -467,25 +524,42 @@ func (w *Worker) plan(ctx context.Context, claim wire.Claim) (*attempt.Plan, err
 	return plan, nil
 }
 
+// limited is the context for a call that ends what was begun: it is cut short when the worker is told to stop, and has little time afterwards.
+func (w *Worker) limited(ctx context.Context) (context.Context, context.CancelFunc) {
+	if w.current() == Stopping {
+		return context.WithTimeout(ctx, leaving)
+	}
+	return w.unstopped, func() {}
+}
+
 // giveBack releases what was not started.
 func (w *Worker) giveBack(ctx context.Context) {
 	if len(w.queue) == 0 {
 		return
 	}
-	if _, err := w.Store.Release(ctx, w.queue); err != nil {
+	stopping := w.current() == Stopping
+	limited, done := w.limited(ctx)
+	defer done()
+	if _, err := w.Store.Release(limited, w.queue); err != nil {
+		if !stopping && w.current() == Stopping {
+			return // once more
+		}
 		w.Log.Warn("release", "error", err)
 	}
 	w.queue = nil
 }
 
 // look ends what was taken away.
-func (w *Worker) look(ctx context.Context) {
+func (w *Worker) look() {
 	claims := append([]wire.Claim{}, w.queue...)
 	for _, t := range w.running {
 		claims = append(claims, t.claim)
 	}
-	held, err := w.Store.HeldTokens(ctx, claims)
+	held, err := w.Store.HeldTokens(w.unstopped, claims)
 	if err != nil {
+		if w.current() == Stopping {
+			return
+		}
 		w.Log.Warn("look at claims", "error", err)
 		return
 	}
@@ -511,9 +585,9 @@ func (w *Worker) end(t *task, why wire.FailureClass, cause error) {
 }
 
 // heal ends the claims of workers that died.
-func (w *Worker) heal(ctx context.Context) {
-	healed, err := w.Store.HealDead(ctx, w.Lease, time.Now().UnixMilli())
-	if err != nil {
+func (w *Worker) heal() {
+	healed, err := w.Store.HealDead(w.asking, w.Lease, time.Now().UnixMilli())
+	if err != nil && w.current() == Serving {
 		w.Log.Warn("look for dead workers", "error", err)
 	}
 	for _, each := range healed {
@@ -543,43 +617,116 @@ func (w *Worker) taskEnded(t *task) {
 		t.log.Info("taken away, ended") // nobody waits for its record
 		return
 	}
+	if t.refused != nil {
+		w.giveUp(t.refused, w.Stop)
+	}
+	w.ends[t.claim.Token] = t
 	w.finishes = append(w.finishes, retry.Conclude(t.record, t.claim, &t.folder.Plan.Spec, t.record.EndedAtMS))
 }
 
-// commit records ends. Where the store does not take them now they are kept: programs that ran for hours are not to suffer for it.
+// commit records ends. Where the store does not take them now they are kept: programs that ran for hours are not to suffer for it. The error is
+// why they cannot be recorded, where nothing is left to do but that.
 func (w *Worker) commit(ctx context.Context) error {
-	for len(w.finishes) > 0 {
-		accepted, err := w.Store.Finish(ctx, w.finishes, w.started)
-		if err != nil {
-			if Hopeless(err) || w.current() == Stopping {
-				return fmt.Errorf("finish: %w", err)
-			}
-			w.Log.Warn("finish", "error", err)
-			time.Sleep(retryAfter)
-			continue
+	stopping := w.current() == Stopping
+	limited, done := w.limited(ctx)
+	if w.unrecorded != nil && !stopping {
+		// Its patience was over once: who is told to leave does not wait as long once more.
+		if limited = w.asking; w.current() != Serving {
+			limited, done = context.WithTimeout(w.unstopped, leaving)
 		}
-		for at, done := range accepted {
-			record := w.finishes[at].Attempt
-			level := slog.LevelInfo
-			if !done {
-				level = slog.LevelWarn
-			}
-			w.logOf(record.Ref).Log(ctx, level, "ended", "class", string(record.Failure), "reason", record.Reason,
-				"seconds", float64(record.EndedAtMS-record.StartedAtMS)/1000, "recorded", done)
-		}
-		w.finishes, w.started = nil, nil
 	}
+	defer done()
+	err := w.record(limited)
+	switch {
+	case err == nil:
+		w.unrecorded = nil
+		return nil
+	case w.stays(err):
+		w.giveUp(fmt.Errorf("finish: %w", err), w.Stop)
+		w.abandon(ctx)
+		return nil
+	case stopping:
+		w.Log.Warn("finish", "error", err)
+		w.abandon(ctx)
+		return nil
+	case w.current() == Stopping:
+		w.commitAt = time.Now() // once more, with what is ended now
+		return nil
+	}
+	if w.unrecorded == nil || w.current() == Serving {
+		w.unrecorded = fmt.Errorf("finish: %w", err)
+	}
+	if w.current() == Draining && len(w.running) == 0 {
+		return w.unrecorded
+	}
+	w.Log.Warn("finish", "error", err)
+	w.commitAt = time.Now().Add(retryAfter)
 	return nil
 }
 
-// tellStarted marks as started what still runs: people see it, and an attempt that takes its machine with it counts.
-func (w *Worker) tellStarted(ctx context.Context) {
-	w.started = slices.DeleteFunc(w.started, func(claim wire.Claim) bool { return w.running[claim.Token] == nil })
-	if len(w.started) == 0 {
+// record writes the ends into the queue.
+func (w *Worker) record(ctx context.Context) error {
+	accepted, err := w.Store.Finish(ctx, w.finishes, w.started)
+	if err != nil {
+		return err
+	}
+	for at, done := range accepted {
+		record := w.finishes[at].Attempt
+		level := slog.LevelInfo
+		if !done {
+			level = slog.LevelWarn
+		}
+		w.logOf(record.Ref).Log(ctx, level, "ended", "class", string(record.Failure), "reason", record.Reason,
+			"seconds", float64(record.EndedAtMS-record.StartedAtMS)/1000, "recorded", done)
+	}
+	w.finishes, w.started = nil, nil
+	clear(w.ends)
+	return nil
+}
+
+// abandon is what becomes of ends that cannot be recorded by a worker that is to leave. Where the record is in the bucket the claim stays with this
+// worker's row: whoever finds it dead takes the record for it. Nobody would ever know of the others: they are given back.
+func (w *Worker) abandon(ctx context.Context) {
+	kept := w.finishes[:0]
+	for _, finish := range w.finishes {
+		attempt := finish.Attempt
+		if w.ends[attempt.Token].stored {
+			w.left = true
+			w.logOf(attempt.Ref).Warn("ended; its record is left for others to find")
+			continue
+		}
+		if attempt.Failure != wire.FailurePreempted {
+			attempt.Failure, attempt.Reason = wire.FailurePreempted, "its worker had to end before the task's end could be stored"
+			attempt.Results, attempt.Outputs = nil, nil
+			claim := w.ends[attempt.Token].claim
+			finish = retry.Conclude(attempt, claim, nil, attempt.EndedAtMS)
+		}
+		kept = append(kept, finish)
+	}
+	w.finishes, w.started = kept, nil
+	if len(kept) == 0 {
 		return
 	}
-	if _, err := w.Store.Finish(ctx, nil, w.started); err != nil {
-		w.Log.Warn("mark as started", "error", err)
+	limited, done := context.WithTimeout(context.WithoutCancel(ctx), leaving)
+	defer done()
+	if err := w.record(limited); err != nil {
+		w.Log.Warn("give back", "error", err)
+		w.left = true
+		w.finishes = nil
+	}
+}
+
+// tellStarted marks as started what still runs: people see it, and an attempt that takes its machine with it counts.
+func (w *Worker) tellStarted() {
+	w.started = slices.DeleteFunc(w.started, func(claim wire.Claim) bool { return w.running[claim.Token] == nil })
+	if len(w.started) == 0 || w.current() == Stopping {
+		w.started = nil
+		return
+	}
+	if _, err := w.Store.Finish(w.unstopped, nil, w.started); err != nil {
+		if w.current() != Stopping {
+			w.Log.Warn("mark as started", "error", err)
+		}
 		w.tellAt = time.Now().Add(retryAfter)
 		return
 	}
@@ -588,6 +735,14 @@ func (w *Worker) tellStarted(ctx context.Context) {
 
 // leave removes the row; claims that it does not know of, since an answer was lost, are released first.
 func (w *Worker) leave(ctx context.Context) error {
+	if w.left {
+		return nil
+	}
+	if w.current() == Stopping {
+		limited, done := context.WithTimeout(ctx, 2*leaving) // it reads every open shard
+		defer done()
+		ctx = limited
+	}
 	err := w.Store.Leave(ctx, w.Worker.ID)
 	var holds *jobstore.HoldsClaims
 	if errors.As(err, &holds) {

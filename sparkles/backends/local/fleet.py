@@ -165,20 +165,22 @@ class ProcessFleet:
         dead.hang_up()
         code = dead.child.returncode
         settled = self._recover()
+        if code == HOPELESS:
+            self._quick_deaths[pool] = 0
+            raise self._told(dead, f"a worker ended with {_ending(code)}: another one would fare the same")
         if code == 0 or settled or self._clock.monotonic() - dead.started > QUICK_S:
             self._quick_deaths[pool] = 0
             return
         deaths = self._quick_deaths[pool] = self._quick_deaths.get(pool, 0) + 1
-        if deaths >= QUICK_DEATHS or code == HOPELESS:
+        if deaths >= QUICK_DEATHS:
             self._quick_deaths[pool] = 0
-            ended = f"{deaths} workers in a row ended as soon as they were started, the last one with {_ending(code)}"
-            if code == HOPELESS:
-                ended = f"a worker ended with {_ending(code)}: another one would fare the same"
-            raise BackendError(
-                f"{ended}. The end of its log ({dead.log}):\n{_tail(dead.log)}",
-                "start a worker",
-                str(dead.worker),
+            raise self._told(
+                dead, f"{deaths} workers in a row ended as soon as they were started, the last one with {_ending(code)}"
             )
+
+    @staticmethod
+    def _told(dead: _Process, ended: str) -> BackendError:
+        return BackendError(f"{ended}. The end of its log ({dead.log}):\n{_tail(dead.log)}", "start a worker", str(dead.worker))
 
     def _start(self, pool: str, *, detached: bool = False) -> _Process:
         worker = WorkerId(f"w-{secrets.token_hex(4)}")

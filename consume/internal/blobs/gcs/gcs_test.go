@@ -20,6 +20,8 @@ import (
 
 	"net/http/httptest"
 
+	"cloud.google.com/go/auth"
+
 	"sparkles.dev/consume/internal/blobs"
 	"sparkles.dev/consume/internal/blobs/blobstest"
 	"sparkles.dev/consume/internal/wire"
@@ -323,6 +325,13 @@ func TestRefusals(t *testing.T) {
 		})
 		if _, err := Open(t.Context(), Options{Bucket: bucket, EmulatorHost: address}); !IsConfiguration(err) {
 			t.Errorf("%d: found %v", code, err)
+		}
+	}
+	for code, refused := range map[int]bool{400: true, 401: true, 403: true, 429: false, 503: false} {
+		login := &url.Error{Op: "Get", URL: "x", Err: &auth.Error{Response: &http.Response{StatusCode: code}}}
+		err := (&Store{name: bucket}).translate(login, "")
+		if canHelp(login) == refused || IsConfiguration(err) != refused || strings.Contains(err.Error(), "the login is over; run `gcloud") != refused {
+			t.Errorf("a login that is answered with %d: found %v", code, err)
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"cloud.google.com/go/auth"
 	"cloud.google.com/go/storage"
 	"google.golang.org/api/googleapi"
 
@@ -153,6 +154,9 @@ func canHelp(err error) bool {
 	if errors.Is(err, errStalled) || storage.ShouldRetry(err) {
 		return true
 	}
+	if loginOver(err) {
+		return false
+	}
 	var answer *googleapi.Error
 	if errors.As(err, &answer) {
 		return answer.Code == http.StatusGone // an upload's session that the service forgot
@@ -169,6 +173,19 @@ func canHelp(err error) bool {
 	return errors.As(err, &network)
 }
 
+// loginOver tells whether the login itself was refused, before anything was asked of Cloud Storage.
+func loginOver(err error) bool {
+	var login *auth.Error
+	if !errors.As(err, &login) || login.Response == nil {
+		return false
+	}
+	switch login.Response.StatusCode {
+	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden:
+		return true
+	}
+	return false
+}
+
 // translate gives the error for whoever called: where, and what to do where somebody has to.
 func (s *Store) translate(err error, name string) error {
 	where := s.url(name)
@@ -178,10 +195,12 @@ func (s *Store) translate(err error, name string) error {
 		code = answer.Code
 	}
 	switch {
+	case loginOver(err):
+		return &Refused{where + ": the login is over; run `gcloud auth application-default login` again, or check the service account's key", err}
 	case errors.Is(err, blobs.ErrNotFound):
 		return fmt.Errorf("%s: %w", where, err)
 	case errors.Is(err, storage.ErrBucketNotExist), code == http.StatusNotFound && !errors.Is(err, storage.ErrObjectNotExist):
-		return &Refused{fmt.Sprintf("there is no bucket %s; check its name, or make it with `sparkles setup`", s.name), err}
+		return &Refused{fmt.Sprintf("there is no bucket %s; check its name, or make it: `gcloud storage buckets create gs://%[1]s --location=REGION`", s.name), err}
 	case errors.Is(err, storage.ErrObjectNotExist):
 		return fmt.Errorf("%s: %w", where, blobs.ErrNotFound)
 	case code == http.StatusUnauthorized:

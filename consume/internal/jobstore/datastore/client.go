@@ -3,8 +3,11 @@ package datastore
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"math"
 	"math/rand/v2"
+	"regexp"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -36,6 +39,7 @@ const (
 	leastPause   = 50 * time.Millisecond
 	mostPause    = 2 * time.Second
 	resolveAfter = 5 * time.Second
+	toldAfter    = 5 * time.Second
 
 	// clocks that are kept by NTP are closer to each other than this.
 	clocks = time.Second
@@ -58,6 +62,10 @@ type Options struct {
 	Gap time.Duration
 	// Now is this machine's clock; nil: time.Now.
 	Now func() time.Time
+	// Log is told when Datastore does not answer; nil: nobody is.
+	Log *slog.Logger
+	// ToldAfter is how long it may not answer before that; 0: 5 seconds.
+	ToldAfter time.Duration
 	// Dial is added to the connection's options.
 	Dial []grpc.DialOption
 }
@@ -79,6 +87,10 @@ type client struct {
 	options    Options
 	connection *grpc.ClientConn
 	service    pb.DatastoreClient
+	began      time.Time
+	// answeredAt is nanoseconds after began: the machine's clock may be set.
+	answeredAt atomic.Int64
+	troubled   atomic.Bool
 	// backSince is when a call was last answered after a gap; nil: none was.
 	backSince atomic.Pointer[time.Time]
 	ahead     atomic.Int64
@@ -114,6 +126,12 @@ func dial(ctx context.Context, options Options) (*client, error) {
 	if options.Gap == 0 {
 		options.Gap = gap
 	}
+	if options.Log == nil {
+		options.Log = slog.New(slog.DiscardHandler)
+	}
+	if options.ToldAfter == 0 {
+		options.ToldAfter = toldAfter
+	}
 	if options.Now == nil {
 		options.Now = time.Now
 	}
@@ -138,7 +156,7 @@ func dial(ctx context.Context, options Options) (*client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to Datastore of project %s: %w", options.Project, err)
 	}
-	return &client{options: options, connection: connection, service: pb.NewDatastoreClient(connection)}, nil
+	return &client{options: options, connection: connection, service: pb.NewDatastoreClient(connection), began: time.Now()}, nil
 }
 
 func (c *client) key(kind, name string) *pb.Key {
@@ -163,26 +181,106 @@ func retryable(code codes.Code) bool {
 	return false
 }
 
-// trying calls again while that can help and ctx lives, for the client's patience.
+// canHelp tells whether the same call can go better a moment later. A login's own service that is away is no login that was refused.
+func canHelp(err error) bool { return retryable(status.Code(err)) || noToken(err) && !loginOver(err) }
+
+// noToken and loginOver read the text: gRPC keeps nothing else of why there is no token.
+func noToken(err error) bool {
+	return status.Code(err) == codes.Unauthenticated && strings.Contains(err.Error(), "per-RPC creds failed")
+}
+
+func loginOver(err error) bool { return noToken(err) && refusedLogin.MatchString(err.Error()) }
+
+var refusedLogin = regexp.MustCompile(`invalid_(grant|client|rapt)|unauthorized_client|cannot fetch token: 40[013]\b`)
+
+// nativeMode tells whether the database is of the type that Datastore's interface does not serve.
+func nativeMode(err error) bool {
+	code := status.Code(err)
+	return (code == codes.FailedPrecondition || code == codes.InvalidArgument) && strings.Contains(strings.ToLower(err.Error()), "native mode")
+}
+
+// explain says what to do, where somebody has to do something.
+func explain(err error) error {
+	switch {
+	case loginOver(err):
+		return fmt.Errorf("the login is over; run `gcloud auth application-default login` again, or check the service account's key: %w", err)
+	case nativeMode(err):
+		return fmt.Errorf("the database is of the wrong type: Firestore in native mode, expected Datastore mode; make another one"+
+			" (`gcloud firestore databases create --type=datastore-mode`), and set google.database: %w", err)
+	}
+	return err
+}
+
+// trying calls again while that can help and ctx lives, for the client's patience. Where nothing is answered for a while that is told at once.
 func (c *client) trying(ctx context.Context, what string, call func(ctx context.Context) error) error {
 	began := time.Now()
 	pause := leastPause
 	for {
-		err := c.once(ctx, call)
+		err := c.watched(ctx, began, call)
 		if err == nil {
+			c.answered()
 			if time.Since(began) > c.options.Gap {
 				now := time.Now()
 				c.backSince.Store(&now)
 			}
 			return nil
 		}
-		if ctx.Err() != nil || !retryable(status.Code(err)) || time.Since(began)+pause > c.options.Patience {
+		if status.Code(err) == codes.Aborted {
+			c.answered() // somebody else was faster
+		}
+		if ctx.Err() == nil && !canHelp(err) {
+			c.answered()
+			return fmt.Errorf("%s: %w", what, explain(err))
+		}
+		if ctx.Err() != nil || time.Since(began)+pause > c.options.Patience {
 			return fmt.Errorf("%s: %w", what, err)
 		}
 		if err := rest(ctx, pause); err != nil {
 			return fmt.Errorf("%s: %w", what, err)
 		}
 		pause = min(2*pause, mostPause)
+	}
+}
+
+// watched is once that tells when nothing is answered while it lasts.
+func (c *client) watched(ctx context.Context, began time.Time, call func(ctx context.Context) error) error {
+	inner, cancel := context.WithCancel(ctx)
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		for {
+			silent := min(time.Since(began), time.Since(c.began)-time.Duration(c.answeredAt.Load()))
+			if silent >= c.options.ToldAfter {
+				c.tell(true)
+				return
+			}
+			select {
+			case <-inner.Done():
+				return
+			case <-time.After(c.options.ToldAfter - silent):
+			}
+		}
+	}()
+	err := c.once(ctx, call)
+	cancel()
+	<-over
+	return err
+}
+
+func (c *client) answered() {
+	c.answeredAt.Store(int64(time.Since(c.began)))
+	c.tell(false)
+}
+
+// tell says once that Datastore does not answer, and once that it does again.
+func (c *client) tell(away bool) {
+	if c.troubled.Swap(away) == away {
+		return
+	}
+	if away {
+		c.options.Log.Warn("Datastore does not answer; trying again", "patience", c.options.Patience.String())
+	} else {
+		c.options.Log.Info("Datastore answers again")
 	}
 }
 
@@ -407,6 +505,8 @@ func (c *client) commit(ctx context.Context, each *entity, mutation *pb.Mutation
 			each.version = answer.MutationResults[0].Version
 			result = applied
 			return nil
+		case nativeMode(err):
+			return err
 		case code == codes.FailedPrecondition, code == codes.NotFound, code == codes.AlreadyExists:
 			if unanswered {
 				result = unsure
@@ -459,8 +559,10 @@ func settling(ctx context.Context) (context.Context, context.CancelFunc) {
 // IsConfiguration tells whether an error is about what the worker was told or may do, and not about the service: trying again does not help.
 func IsConfiguration(err error) bool {
 	switch status.Code(err) {
-	case codes.NotFound, codes.PermissionDenied, codes.Unauthenticated, codes.InvalidArgument:
+	case codes.NotFound, codes.PermissionDenied, codes.InvalidArgument:
 		return true
+	case codes.Unauthenticated:
+		return !noToken(err) || loginOver(err)
 	}
-	return false
+	return nativeMode(err)
 }

@@ -6,11 +6,15 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"sparkles.dev/consume/internal/jobstore"
 	"sparkles.dev/consume/internal/shard"
 	"sparkles.dev/consume/internal/wire"
 )
+
+// spareTime is for the record of an attempt that runs again.
+const spareTime = 2 * time.Second
 
 // group is what is to be written to one shard.
 type group struct {
@@ -52,12 +56,13 @@ func (s *Store) Finish(ctx context.Context, finishes []wire.Finish, started []wi
 		}
 	}
 	accepted := make([]bool, len(finishes))
+	away := false
 	shards, err := s.getMany(ctx, slices.Collect(maps.Keys(groups)))
 	if err != nil {
 		return nil, fmt.Errorf("finish tasks: %w", err)
 	}
 	for where, found := range shards {
-		if err := s.finishIn(ctx, found, groups[where], finishes, accepted); err != nil {
+		if err := s.finishIn(ctx, found, groups[where], finishes, accepted, &away); err != nil {
 			return accepted, fmt.Errorf("finish tasks of shard %s: %w", found.entity.name, err)
 		}
 	}
@@ -88,12 +93,12 @@ func (s *Store) groupOf(ctx context.Context, groups map[shardID]*group, ref wire
 	return groups[where], nil
 }
 
-func (s *Store) finishIn(ctx context.Context, found stored, wanted *group, finishes []wire.Finish, accepted []bool) error {
+func (s *Store) finishIn(ctx context.Context, found stored, wanted *group, finishes []wire.Finish, accepted []bool, away *bool) error {
 	mine := make([]wire.Finish, len(wanted.finishes))
 	for number, each := range wanted.finishes {
 		mine[number] = finishes[each]
 	}
-	if err := s.writeRecords(ctx, found.document, mine); err != nil {
+	if err := s.writeRecords(ctx, found.document, mine, away); err != nil {
 		return err
 	}
 	done := make([]bool, len(mine)) // by an earlier try whose answer was lost
@@ -125,14 +130,23 @@ func wasRecorded(document wire.ShardDocument, attempt wire.Attempt) bool {
 }
 
 // writeRecords writes result.json of each attempt that is about to be recorded, where it is not there: before a shard names an attempt as
-// ended, its record exists.
-func (s *Store) writeRecords(ctx context.Context, document wire.ShardDocument, finishes []wire.Finish) error {
+// ended, its record exists. A preempted one is given back without it where the bucket is away: its worker has little time.
+func (s *Store) writeRecords(ctx context.Context, document wire.ShardDocument, finishes []wire.Finish, away *bool) error {
 	for _, finish := range finishes {
 		attempt := finish.Attempt
 		if !shard.IsHeld(document, shard.Held{Ref: attempt.Ref, Token: attempt.Token}) {
 			continue
 		}
 		name := jobstore.ResultName(attempt.Ref)
+		if attempt.Failure == wire.FailurePreempted {
+			if !*away {
+				limited, done := context.WithTimeout(ctx, spareTime)
+				_, err := s.objects.WriteNew(limited, name, wire.Encode(attempt))
+				*away = err != nil
+				done()
+			}
+			continue
+		}
 		if _, err := s.objects.WriteNew(ctx, name, wire.Encode(attempt)); err != nil {
 			return fmt.Errorf("write %s: %w", name, err)
 		}

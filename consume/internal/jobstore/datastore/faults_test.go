@@ -1,10 +1,13 @@
 package datastore
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -394,4 +397,102 @@ func TestAnythingCanGoWrongAtAnyTime(t *testing.T) {
 	if accepted.Load() != 120 || runs.Load() != 120 {
 		t.Errorf("%d programs ran and %d results were accepted, of 120 tasks", runs.Load(), accepted.Load())
 	}
+}
+
+// TestADatastoreThatDoesNotAnswerIsToldOnce, and so is that it answers again, however many calls wait for it: one that fails, and one that stands still.
+func TestADatastoreThatDoesNotAnswerIsToldOnce(t *testing.T) {
+	for name, act := range map[string]func(ctx context.Context) error{
+		"fails": func(context.Context) error { return status.Error(codes.Unavailable, "injected") },
+		"stands still": func(ctx context.Context) error {
+			limited, done := context.WithTimeout(ctx, time.Second)
+			defer done()
+			<-limited.Done()
+			return status.Error(codes.DeadlineExceeded, "injected")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(t, 1, 1)
+			var log bytes.Buffer
+			s.options.Log, s.options.ToldAfter = slog.New(slog.NewTextHandler(&log, nil)), 300*time.Millisecond
+			began := time.Now()
+			store := open(t, s.options, s.objects, faulty(func(ctx context.Context, _ string, send func() error) error {
+				if time.Since(began) < 800*time.Millisecond {
+					return act(ctx)
+				}
+				return send()
+			}))
+			var group sync.WaitGroup
+			for range 3 {
+				group.Go(func() {
+					if _, err := store.Beat(t.Context(), "w", false, ""); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			group.Wait()
+			for _, line := range []string{"Datastore does not answer", "Datastore answers again"} {
+				if count := strings.Count(log.String(), line); count != 1 {
+					t.Errorf("%q: %d times in\n%s", line, count, log.String())
+				}
+			}
+		})
+	}
+}
+
+// TestWhatSomebodyHasToChangeIsSaid: after one call, with what to do; a login's service that is away is tried again.
+func TestWhatSomebodyHasToChangeIsSaid(t *testing.T) {
+	const creds = "transport: per-RPC creds failed due to error: auth: cannot fetch token: "
+	for _, each := range []struct {
+		err  error
+		said string
+	}{
+		{status.Error(codes.Unauthenticated, creds+`400 {"error": "invalid_grant"}`), "the login is over; run `gcloud auth application-default login` again"},
+		{status.Error(codes.FailedPrecondition, "not available for Firestore in Native Mode database x"), "expected Datastore mode"},
+		{status.Error(codes.Unauthenticated, creds+"503"), ""},
+	} {
+		calls := 0
+		made, err := dial(t.Context(), Options{Project: "p", EmulatorHost: "127.0.0.1:1", Patience: 100 * time.Millisecond})
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = made.trying(t.Context(), "look", func(context.Context) error { calls++; return each.err })
+		if refused := each.said != ""; refused != (calls == 1) || refused != IsConfiguration(err) || !strings.Contains(err.Error(), each.said) {
+			t.Errorf("%d calls, %v", calls, err)
+		}
+		_ = made.connection.Close()
+	}
+}
+
+// TestAPreemptedTaskGoesBackWithoutTheBucket: its record is tried once for all, and left out; that of a task that ended is not.
+func TestAPreemptedTaskGoesBackWithoutTheBucket(t *testing.T) {
+	s := newScene(t, 4, 1)
+	store := open(t, s.options, &noBucket{s.objects})
+	claims, err := store.Claim(t.Context(), "w", "p", 4, 0)
+	if err != nil || len(claims) != 4 {
+		t.Fatal(claims, err)
+	}
+	var finishes []wire.Finish
+	for _, claim := range claims {
+		finishes = append(finishes, wire.Finish{Attempt: wire.Attempt{Ref: claim.Ref, Token: claim.Token, Worker: "w", Failure: wire.FailurePreempted}, State: wire.Pending})
+	}
+	began := time.Now()
+	accepted, err := store.Finish(t.Context(), finishes[1:], nil)
+	if err != nil || slices.Contains(accepted, false) || time.Since(began) > 2*spareTime {
+		t.Errorf("after %s: %v, %v", time.Since(began), accepted, err)
+	}
+	finishes[0].Attempt.Failure, finishes[0].State = wire.NoFailure, wire.Succeeded
+	ctx, done := context.WithTimeout(t.Context(), time.Second)
+	defer done()
+	if _, err := store.Finish(ctx, finishes[:1], nil); err == nil {
+		t.Error("a task succeeded without its record")
+	}
+	s.held("w", claims[:1])
+}
+
+// noBucket answers no write.
+type noBucket struct{ *memory.Objects }
+
+func (*noBucket) WriteNew(ctx context.Context, _ string, _ []byte) (bool, error) {
+	<-ctx.Done()
+	return false, ctx.Err()
 }

@@ -189,7 +189,7 @@ func (s *Store) finish(ctx context.Context, finishes []wire.Finish, started []wi
 			continue
 		}
 		name := jobstore.ResultName(finish.Attempt.Ref)
-		if _, err := s.objects.WriteNew(ctx, name, wire.Encode(finish.Attempt)); err != nil {
+		if _, err := s.objects.WriteNew(ctx, name, wire.Encode(finish.Attempt)); err != nil && finish.Attempt.Failure != wire.FailurePreempted {
 			return nil, fmt.Errorf("write %s: %w", name, err)
 		}
 		*document = after
