@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 import time
@@ -14,6 +15,9 @@ from sparkles.backends.google.scratch import Scratch
 from sparkles.backends.local import process
 from sparkles.backends.memory_jobs import MemoryJobStore
 from sparkles.model import Worker, WorkerId
+
+W = f"w-{secrets.token_hex(3)}"
+"""What ids begin with here: processes of other tests may carry ids like w-1."""
 
 
 class Place:
@@ -43,10 +47,10 @@ def place(tmp_path):
 
 
 def test_clean_removes_those_of_workers_that_are_gone(place):
-    left = place.left("w-1")
-    known = place.left("w-2")
-    place.jobs.enter_worker(Worker(WorkerId("w-2"), "default", process.this_process()))
-    young = place.left("w-3", age_s=0.0)
+    left = place.left(f"{W}1")
+    known = place.left(f"{W}2")
+    place.jobs.enter_worker(Worker(WorkerId(f"{W}2"), "default", process.this_process()))
+    young = place.left(f"{W}3", age_s=0.0)
     other = place.left("mine")
     assert place.kept.remove() >= 1000 * (os.geteuid() == 0)
     assert not left.exists()
@@ -57,10 +61,10 @@ def test_clean_removes_those_of_workers_that_are_gone(place):
 
 def test_one_whose_process_lives_stays(place):
     """It may be of another installation: its row is nowhere to be seen from here."""
-    by_id, by_task = place.left("w-1"), place.left("w-2")
+    by_id, by_task = place.left(f"{W}1"), place.left(f"{W}2")
     wait = [sys.executable, "-c", "input()"]
-    worker = subprocess.Popen([*wait, "--id", "w-1"], stdin=subprocess.PIPE)
-    task = subprocess.Popen(wait, stdin=subprocess.PIPE, env={"SPARKLES_WORKER": "w-2"})
+    worker = subprocess.Popen([*wait, "--id", f"{W}1"], stdin=subprocess.PIPE)
+    task = subprocess.Popen(wait, stdin=subprocess.PIPE, env={"SPARKLES_WORKER": f"{W}2"})
     try:
         place.kept.remove()
         assert by_id.exists()
@@ -78,22 +82,22 @@ def test_links_are_not_followed(place, tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "file").write_bytes(bytes(10))
-    (place.scratch / "w-1").symlink_to(outside)
-    left = place.left("w-2")
+    (place.scratch / f"{W}1").symlink_to(outside)
+    left = place.left(f"{W}2")
     (left / "link").symlink_to(outside)
     os.utime(left, (0, 0))
     place.kept.remove()
     assert (outside / "file").exists()
-    assert (place.scratch / "w-1").is_symlink()
+    assert (place.scratch / f"{W}1").is_symlink()
     assert not left.exists()
 
 
 def test_that_of_a_worker_that_is_found_dead_goes_at_once(place):
     recover = place.kept.after(lambda: place.told)
-    dead, starting = place.left("w-1", age_s=0.0), place.left("w-11", age_s=0.0)
+    dead, starting = place.left(f"{W}1", age_s=0.0), place.left(f"{W}11", age_s=0.0)
     recover()
     assert dead.exists()
-    place.told = ["worker w-1 (pid 12 on here) died: 1 lost"]
+    place.told = [f"worker {W}1 (pid 12 on here) died: 1 lost"]
     assert recover() == place.told
     assert not dead.exists()
     assert starting.exists()
