@@ -16,7 +16,7 @@ import (
 )
 
 // execWait is how long to wait for a process that is in the middle of an exec; the kernel may have to read the program from a disk.
-const execWait = 100 * time.Millisecond
+const execWait = 500 * time.Millisecond
 
 type usage struct {
 	memory int64

@@ -22,7 +22,7 @@ Liveness = Literal["alive", "dead", "elsewhere"]
 _LINUX = sys.platform == "linux"
 _KILL_WAIT_S = 5.0
 """How long a process may take to go after SIGKILL; longer means that it hangs in the kernel (a dead network disk)."""
-EXEC_WAIT_S = 0.1
+EXEC_WAIT_S = 0.5
 """How long to wait for a process that is in the middle of an exec; the kernel may have to read the program from a
 disk."""
 _PF_KTHREAD = 0x00200000  # linux/sched.h
