@@ -15,7 +15,7 @@ SPARKLES = str(Path(sys.executable).parent / "sparkles")
 def environment(folder: Path, **more: str) -> dict[str, str]:
     """The variables of a user with an empty home in `folder`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SPARKLES_")}
-    for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "XDG_CONFIG_HOME", "PYTHONHASHSEED"):
+    for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "XDG_CONFIG_HOME", "PYTHONHASHSEED", "PYTHONDONTWRITEBYTECODE"):
         kept.pop(name, None)
     return {**kept, "HOME": str(folder), "TERM": "xterm-256color", **more}
 

@@ -282,6 +282,7 @@ class Edited(Script):
         return {name: self.effects[name] for name in names}
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     calls=st.lists(CALLS, min_size=1, max_size=4),

@@ -413,10 +413,10 @@ func TestADatastoreThatDoesNotAnswerIsToldOnce(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newScene(t, 1, 1)
 			var log bytes.Buffer
-			s.options.Log, s.options.ToldAfter = slog.New(slog.NewTextHandler(&log, nil)), 300*time.Millisecond
+			s.options.Log, s.options.ToldAfter = slog.New(slog.NewTextHandler(&log, nil)), 1500*time.Millisecond // more than a busy emulator takes
 			began := time.Now()
 			store := open(t, s.options, s.objects, faulty(func(ctx context.Context, _ string, send func() error) error {
-				if time.Since(began) < 800*time.Millisecond {
+				if time.Since(began) < 3*time.Second {
 					return act(ctx)
 				}
 				return send()
