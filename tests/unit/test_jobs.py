@@ -127,6 +127,7 @@ def test_digest_counts_everything_but_where_files_were(files: RunFiles) -> None:
     assert len({same, *digests}) == len(others) + 1
 
 
+@pytest.mark.slow
 def test_100_000_tasks(files: RunFiles) -> None:
     """Under 60 MB beyond the drafts, and quick: 2 s are wanted, and twice that is allowed."""
     sweep = rows(*({"sample": f"s{n}", "alpha": n / 7, "n": n} for n in range(100_000)))
