@@ -72,13 +72,14 @@ class App(Installation):
         newest = self.runs.list_runs(workflow=identity, args=canonical, limit=1) if others else []
         # What of a run is answered from the record has to ask for the same: a fork draws from its math.random as the run did.
         goes_on = newest[0] if newest and newest[0].state is not RunState.SUCCEEDED else None
-        like = self.runs.get_run(fork) if fork is not None else goes_on
+        forked = self.runs.get_run(fork) if fork is not None else None
+        like = forked or goes_on
         seed = like.seed if like is not None else secrets.randbits(53)
         # Compiled before anything is stored: a script that is no Lua has no run.
         program = self._program(path, script, args, seed, interrupts)
-        if fork is not None:
-            instead = f"leave --fork out; `{hints.command('replay', fork, script)}` shows where it leaves the record"
-            self._check_edited(self.runs.get_run(fork), path, script, args, source, instead)
+        if forked is not None:
+            instead = f"leave --fork out; `{hints.command('replay', forked.id, script)}` shows where it leaves the record"
+            self._check_edited(forked, path, script, args, source, instead)
         run = fresh = Run(
             id=RunId(f"r-{secrets.token_hex(4)}"),
             workflow=identity,
@@ -100,13 +101,13 @@ class App(Installation):
             run = self._take(run.id, report)
             if run.seed != seed:  # another driver began it, and left it, since the newest was looked at
                 program = self._program(path, script, args, run.seed, interrupts)
-        if fork is not None:
+        if forked is not None:
             try:
-                forking.fork(self.runs, self.runs.get_run(fork), run.id, rerun)
+                forking.fork(self.runs, forked, run.id, rerun)
             except SparklesError:
                 self.runs.delete_run(run.id)
                 raise
-            if gone := forking.gone_jobs(self.runs, self.jobs, self.runs.get_run(fork)):
+            if gone := forking.gone_jobs(self.runs, self.jobs, forked):
                 report(Noticed(text=gone))
         options = self._options(run, cache=cache, frozen=frozen, keep_failed=keep_failed)
         self._drive(run, program, options, report, interrupts)

@@ -118,12 +118,8 @@ def unfinished(store: JobStore, job_id: str, index: int | None = None) -> str:
         NotFound: There is no such job or task.
     """
     if index is not None:
-        open_states = (TaskState.PENDING, TaskState.CLAIMED)
-        return (
-            f"{job_id}/{index} has not ended; nothing of it is fetched"
-            if store.get_task(job_id, index).state in open_states
-            else ""
-        )
+        is_open = store.get_task(job_id, index).state in (TaskState.PENDING, TaskState.CLAIMED)
+        return f"{job_id}/{index} has not ended; nothing of it is fetched" if is_open else ""
     counts = store.count_tasks(job_id)
     if counts.done:
         return ""
